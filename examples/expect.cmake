@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: BSL-1.0
+# cmake -D STATUS=0 -D EXPECTED=regex -P expect.cmake -- program argument...
+cmake_minimum_required(VERSION 3.21...3.31)
+set(command "")
+math(EXPR last "${CMAKE_ARGC} - 1")
+foreach(i RANGE ${last})
+  if(after_dashes)
+    list(APPEND command "${CMAKE_ARGV${i}}")
+  elseif(CMAKE_ARGV${i} STREQUAL "--")
+    set(after_dashes ON)
+  endif()
+endforeach()
+
+set(ENV{NO_COLOR} 1)
+execute_process(COMMAND ${command} OUTPUT_VARIABLE output ERROR_VARIABLE output RESULT_VARIABLE status)
+message("${output}")
+if(NOT status STREQUAL STATUS)
+  message(FATAL_ERROR "exit status ${status}, expected ${STATUS}")
+endif()
+if(NOT output MATCHES "${EXPECTED}")
+  message(FATAL_ERROR "expected: ${EXPECTED}")
+endif()

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: BSL-1.0
+// dispatch.hpp: which tables this machine can run, and the choice of one.
+#pragma once
+
+#include <cstddef>     // size_t
+#include <span>        // span
+#include <type_traits> // is_same_v
+
+#include <smx/detail/isa_generic.hpp>
+#include <smx/detail/row_table.hpp>
+#include <smx/detail/target.hpp>
+
+#if SMX_HAS_X86_LEAVES()
+#include <smx/detail/isa_avx2.hpp>
+#include <smx/detail/isa_avx512.hpp>
+#endif
+
+namespace smx::detail {
+namespace { // every unit has its own tables: they point to its own copies
+
+// Instruction sets, each of which includes those before it.
+enum class level { generic, avx2, avx512 };
+
+inline level detect_level()
+{
+#if SMX_HAS_X86_LEAVES()
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return level::generic;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq") ||
+        !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl"))
+        return level::avx2;
+    return level::avx512;
+#else
+    return level::generic;
+#endif
+}
+
+// every table, in the order of levels
+template <class T>
+constexpr row_table<T> all_tables[] = {generic::table<generic::lane<T>>};
+
+#if SMX_HAS_X86_LEAVES()
+template <>
+constexpr row_table<float> all_tables<float>[] = {generic::table<generic::lane<float>>, avx2::table<avx2::f32>,
+                                                  avx512::table<avx512::f32>};
+template <>
+constexpr row_table<double> all_tables<double>[] = {generic::table<generic::lane<double>>, avx2::table<avx2::f64>,
+                                                    avx512::table<avx512::f64>};
+#endif
+
+// every table that this machine can run, the fastest last
+template <class T>
+inline std::span<const row_table<T>> tables()
+{
+    const auto last = static_cast<std::size_t>(detect_level());
+    const std::size_t count = sizeof all_tables<T> / sizeof(row_table<T>);
+    return {all_tables<T>, last < count ? last + 1 : count};
+}
+
+// The fastest row function that this machine can run: pick names it, e.g. [](auto rows) { return rows.softmax; }. A program
+// that uses one row function compiles that one for each level, not the tables.
+template <class Function>
+inline Function at_level(Function generic, Function avx2, Function avx512)
+{
+    static const level here = detect_level();
+    return here == level::avx512 ? avx512 : here == level::avx2 ? avx2 : generic;
+}
+
+template <class T, class Pick>
+SMX_INLINE auto fastest(Pick pick)
+{
+    const auto generic = pick(generic::row_functions<generic::lane<T>>{});
+#if SMX_HAS_X86_LEAVES()
+    if constexpr (std::is_same_v<T, float>)
+        return at_level(generic, pick(avx2::row_functions<avx2::f32>{}), pick(avx512::row_functions<avx512::f32>{}));
+    else if constexpr (std::is_same_v<T, double>)
+        return at_level(generic, pick(avx2::row_functions<avx2::f64>{}), pick(avx512::row_functions<avx512::f64>{}));
+    else
+#endif
+        return generic;
+}
+
+} // namespace
+} // namespace smx::detail

@@ -1,0 +1,550 @@
+// SPDX-License-Identifier: BSL-1.0
+// isa_avx2.hpp: V of 16 floats or 8 doubles as two vectors of 256 bits: the lanes and trees of AVX-512, and so its bits.
+// Compiled for AVX2 and FMA whatever the user's flags; called only where they are present.
+#pragma once
+
+#include <immintrin.h> // before the region
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include <smx/detail/row_table.hpp>
+#include <smx/detail/scalar.hpp>
+#include <smx/detail/target.hpp>
+
+SMX_TARGET_BEGIN("avx2,fma")
+namespace smx::detail::avx2 {
+namespace { // every unit has its own copy, compiled with its own flags
+
+struct all {};
+
+// the lower and the upper half
+struct float16 {
+    __m256 a, b;
+
+    friend SMX_INLINE float16 operator+(const float16& x, const float16& y) { return {x.a + y.a, x.b + y.b}; }
+    friend SMX_INLINE float16 operator-(const float16& x, const float16& y) { return {x.a - y.a, x.b - y.b}; }
+    friend SMX_INLINE float16 operator*(const float16& x, const float16& y) { return {x.a * y.a, x.b * y.b}; }
+    friend SMX_INLINE float16 operator/(const float16& x, const float16& y) { return {x.a / y.a, x.b / y.b}; }
+};
+
+struct double8 {
+    __m256d a, b;
+
+    friend SMX_INLINE double8 operator+(const double8& x, const double8& y) { return {x.a + y.a, x.b + y.b}; }
+    friend SMX_INLINE double8 operator-(const double8& x, const double8& y) { return {x.a - y.a, x.b - y.b}; }
+    friend SMX_INLINE double8 operator*(const double8& x, const double8& y) { return {x.a * y.a, x.b * y.b}; }
+    friend SMX_INLINE double8 operator/(const double8& x, const double8& y) { return {x.a / y.a, x.b / y.b}; }
+};
+
+struct lanes_of_two { // a lane takes part where its integer is negative
+    __m256i a, b;
+};
+
+// max of the two; x where x is NaN, with any flags: no compiler sees that it is a maximum
+SMX_INLINE __m256 max_or_second(__m256 least, __m256 x)
+{
+    __asm__("vmaxps %2, %1, %0" : "=x"(x) : "x"(least), "x"(x));
+    return x;
+}
+SMX_INLINE __m256d max_or_second(__m256d least, __m256d x)
+{
+    __asm__("vmaxpd %2, %1, %0" : "=x"(x) : "x"(least), "x"(x));
+    return x;
+}
+
+// 1 with 1/8 ulp more or less rounds to 1 in this mode only.
+SMX_INLINE bool current_mode_is_nearest()
+{
+    float one = 1, tiny = 0x1p-26f;
+    __asm__("" : "+x"(one), "+x"(tiny));
+    return one + tiny == one && one - tiny == one;
+}
+
+// The first count <= 16 of 16 entries of a mask; the bytes behind them are not read.
+SMX_INLINE __m128i mask_bytes(const bool* mask, std::size_t count)
+{
+    if (count == 16)
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(mask));
+    unsigned char bytes[16] = {};
+    std::memcpy(bytes, mask, count);
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+}
+
+// 16 floats
+struct floats {
+    using scalar = float;
+    using vec = float16;
+    using some = lanes_of_two;
+    using all = avx2::all;
+    static constexpr const char* name = "avx2";
+    static constexpr std::size_t lanes = 16;
+
+    static SMX_INLINE all every() { return {}; }
+    static SMX_INLINE some first(std::size_t count)
+    {
+        const __m256i n = _mm256_set1_epi32(static_cast<int>(count));
+        return {_mm256_cmpgt_epi32(n, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
+                _mm256_cmpgt_epi32(n, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15))};
+    }
+    static SMX_INLINE some where(__m128i bytes)
+    {
+        const __m256i zero = _mm256_setzero_si256();
+        return {_mm256_cmpgt_epi32(_mm256_cvtepu8_epi32(bytes), zero),
+                _mm256_cmpgt_epi32(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)), zero)};
+    }
+    static SMX_INLINE some where(const bool* mask, all) { return where(mask_bytes(mask, 16)); }
+    static SMX_INLINE some where(const bool* mask, const some& inside)
+    {
+        return where(mask_bytes(mask, count(inside)));
+    }
+
+    static SMX_INLINE vec set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+    static SMX_INLINE vec broadcast(const float* x) { return set1(*x); }
+    static SMX_INLINE vec load(const float* x, all, const vec&) { return {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}; }
+    static SMX_INLINE vec load(const float* x, const some& which, const vec& fill)
+    {
+        return select(which, {_mm256_maskload_ps(x, which.a), _mm256_maskload_ps(x + 8, which.b)}, fill);
+    }
+    static SMX_INLINE void store(float* x, all, const vec& v)
+    {
+        _mm256_storeu_ps(x, v.a);
+        _mm256_storeu_ps(x + 8, v.b);
+    }
+    static SMX_INLINE void store(float* x, const some& which, const vec& v)
+    {
+        _mm256_maskstore_ps(x, which.a, v.a);
+        _mm256_maskstore_ps(x + 8, which.b, v.b);
+    }
+
+    static SMX_INLINE vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+    static SMX_INLINE vec one() { return set1(1); }
+    static SMX_INLINE vec bits(std::uint32_t b)
+    {
+        const __m256 half = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(b)));
+        return {half, half};
+    }
+    static SMX_INLINE vec minus_infinity() { return bits(0xff800000); }
+    static SMX_INLINE vec not_a_number() { return bits(0x7fc00000); }
+    static SMX_INLINE std::uint32_t lane_bits(const vec& x)
+    {
+        return static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_castps_si128(_mm256_castps256_ps128(x.a))));
+    }
+    static SMX_INLINE float lane0(const vec& x) { return x.a[0]; }
+    static SMX_INLINE bool is_finite(const vec& x) { return (lane_bits(x) & 0x7f800000) != 0x7f800000; }
+    static SMX_INLINE bool is_nan(const float* x) { return (lane_bits(broadcast(x)) & 0x7fffffff) > 0x7f800000; }
+
+    static SMX_INLINE some both(const some& p, const some& q)
+    {
+        return {_mm256_and_si256(p.a, q.a), _mm256_and_si256(p.b, q.b)};
+    }
+    static SMX_INLINE vec select(all, const vec& a, const vec&) { return a; }
+    static SMX_INLINE vec select(const some& which, const vec& a, const vec& b)
+    {
+        return {_mm256_blendv_ps(b.a, a.a, _mm256_castsi256_ps(which.a)),
+                _mm256_blendv_ps(b.b, a.b, _mm256_castsi256_ps(which.b))};
+    }
+    static SMX_INLINE vec keep(all, const vec& a) { return a; }
+    static SMX_INLINE vec keep(const some& which, const vec& a)
+    {
+        return {_mm256_and_ps(_mm256_castsi256_ps(which.a), a.a), _mm256_and_ps(_mm256_castsi256_ps(which.b), a.b)};
+    }
+    static SMX_INLINE vec where_nonzero(const vec& p, const vec& a) // on integers: no NaN is lost with any flags
+    {
+        return {nonzero(p.a, a.a), nonzero(p.b, a.b)};
+    }
+    static SMX_INLINE some equals(all, const vec& a, const vec& b)
+    {
+        return {compare<_CMP_EQ_OQ>(a.a, b.a), compare<_CMP_EQ_OQ>(a.b, b.b)};
+    }
+    static SMX_INLINE some equals(const some& which, const vec& a, const vec& b)
+    {
+        return both(which, equals(every(), a, b));
+    }
+    static SMX_INLINE some less_than(const vec& a, const vec& b)
+    {
+        return {compare<_CMP_LT_OQ>(a.a, b.a), compare<_CMP_LT_OQ>(a.b, b.b)};
+    }
+    static SMX_INLINE bool broadcast_equals(const float* x, const vec& a)
+    {
+        return count(equals(every(), broadcast(x), a)) != 0;
+    }
+    static SMX_INLINE std::size_t count(const some& which)
+    {
+        const int a = _mm256_movemask_ps(_mm256_castsi256_ps(which.a));
+        const int b = _mm256_movemask_ps(_mm256_castsi256_ps(which.b));
+        return static_cast<std::size_t>(__builtin_popcount(static_cast<unsigned>(a | (b << 8))));
+    }
+    static SMX_INLINE vec max(const vec& a, const vec& b) { return {_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
+    static SMX_INLINE vec at_least(const vec& least, const vec& x)
+    {
+        return {max_or_second(least.a, x.a), max_or_second(least.b, x.b)};
+    }
+    static SMX_INLINE vec reduce_max(const vec& x)
+    {
+        __m256 a = _mm256_max_ps(x.a, x.b);
+        a = _mm256_max_ps(a, _mm256_permute2f128_ps(a, a, 1));
+        a = _mm256_max_ps(a, _mm256_permute_ps(a, 0x4e));
+        a = _mm256_max_ps(a, _mm256_permute_ps(a, 0xb1));
+        return {a, a};
+    }
+    static SMX_INLINE vec abs(const vec& a)
+    {
+        const __m256 sign = _mm256_set1_ps(-0.0f);
+        return {_mm256_andnot_ps(sign, a.a), _mm256_andnot_ps(sign, a.b)};
+    }
+
+    // Of four vectors, pairs are added; then all in double.
+    struct sum {
+        double8 low, high;
+
+        SMX_INLINE sum() : low{_mm256_setzero_pd(), _mm256_setzero_pd()}, high{_mm256_setzero_pd(), _mm256_setzero_pd()}
+        {
+        }
+        SMX_INLINE void add(const vec& x)
+        {
+            low = low + widen(x.a);
+            high = high + widen(x.b);
+        }
+        SMX_INLINE void add(const vec& a, const vec& b, const vec& c, const vec& d)
+        {
+            add(a + b);
+            add(c + d);
+        }
+        SMX_INLINE real total() const
+        {
+            const double8 eight = low + high;
+            const __m256d four = eight.a + eight.b;
+            const __m128d half = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+            return {half[0] + half[1]};
+        }
+    };
+
+    static SMX_INLINE vec fma(const vec& a, const vec& b, const vec& c)
+    {
+        return {_mm256_fmadd_ps(a.a, b.a, c.a), _mm256_fmadd_ps(a.b, b.b, c.b)};
+    }
+    static SMX_INLINE vec fms(const vec& a, const vec& b, const vec& c)
+    {
+        return {_mm256_fmsub_ps(a.a, b.a, c.a), _mm256_fmsub_ps(a.b, b.b, c.b)};
+    }
+    static SMX_INLINE vec magic() { return set1(0x1.8p+19f); } // its last bit is 1/16
+    static SMX_INLINE vec sixteenths(const vec& x, const vec& c) { return fma(x, c, magic()); }
+    static SMX_INLINE vec sixteenths_in_any_mode(const vec& x, const vec& c)
+    {
+        const vec y = x * c * set1(16);
+        const vec k = {_mm256_round_ps(y.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+                       _mm256_round_ps(y.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+        return fma(k, set1(0.0625f), magic());
+    }
+    static SMX_INLINE bool rounds_to_nearest() { return current_mode_is_nearest(); }
+
+    // 2^(j/16) factor 2^exponent
+    struct powers {
+        lanes_of_two bits; // less (j << 19)
+        vec deltas;
+
+        SMX_INLINE powers(double factor, int exponent)
+        {
+            eight(sixteenth_powers.hi, factor, exponent, 0, bits.a, deltas.a);
+            eight(sixteenth_powers.hi + 8, factor, exponent, 8, bits.b, deltas.b);
+        }
+        SMX_INLINE vec power(const vec& k) const { return {power(k.a), power(k.b)}; }
+        SMX_INLINE vec delta(const vec& k) const { return {look_up(deltas, k.a), look_up(deltas, k.b)}; }
+
+    private:
+        static SMX_INLINE void eight(const double* roots, double factor, int exponent, int first_j, __m256i& bits,
+                                     __m256& deltas)
+        {
+            const __m256d product[2] = {_mm256_loadu_pd(roots) * _mm256_set1_pd(factor),
+                                        _mm256_loadu_pd(roots + 4) * _mm256_set1_pd(factor)};
+            const __m128 rounded[2] = {_mm256_cvtpd_ps(product[0]), _mm256_cvtpd_ps(product[1])};
+            const __m256 powers = _mm256_set_m128(rounded[1], rounded[0]);
+            const __m256 errors = _mm256_set_m128(_mm256_cvtpd_ps(product[1] - _mm256_cvtps_pd(rounded[1])),
+                                                  _mm256_cvtpd_ps(product[0] - _mm256_cvtps_pd(rounded[0])));
+            const __m256i j = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first_j));
+            bits =
+                _mm256_add_epi32(_mm256_castps_si256(powers),
+                                 _mm256_sub_epi32(_mm256_set1_epi32(exponent * (1 << 23)), _mm256_slli_epi32(j, 19)));
+            deltas = errors / powers;
+        }
+        static SMX_INLINE __m256 look_up(const vec& table, __m256 k)
+        {
+            const __m256i index = _mm256_castps_si256(k);
+            return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.a, index), _mm256_permutevar8x32_ps(table.b, index),
+                                    _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+        }
+        SMX_INLINE __m256 power(__m256 k) const
+        {
+            const __m256 base = look_up({_mm256_castsi256_ps(bits.a), _mm256_castsi256_ps(bits.b)}, k);
+            return _mm256_castsi256_ps(
+                _mm256_add_epi32(_mm256_castps_si256(base), _mm256_slli_epi32(_mm256_castps_si256(k), 19)));
+        }
+    };
+
+private:
+    static SMX_INLINE double8 widen(__m256 x)
+    {
+        return {_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))};
+    }
+    template <int predicate>
+    static SMX_INLINE __m256i compare(__m256 a, __m256 b)
+    {
+        return _mm256_castps_si256(_mm256_cmp_ps(a, b, predicate));
+    }
+    static SMX_INLINE __m256 nonzero(__m256 p, __m256 a)
+    {
+        const __m256i magnitude = _mm256_slli_epi32(_mm256_castps_si256(p), 1);
+        return _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(magnitude, _mm256_setzero_si256())), a);
+    }
+};
+
+// 8 doubles
+struct doubles {
+    using scalar = double;
+    using vec = double8;
+    using some = lanes_of_two;
+    using all = avx2::all;
+    static constexpr const char* name = "avx2";
+    static constexpr std::size_t lanes = 8;
+
+    static SMX_INLINE all every() { return {}; }
+    static SMX_INLINE some first(std::size_t count)
+    {
+        const __m256i n = _mm256_set1_epi64x(static_cast<long long>(count));
+        return {_mm256_cmpgt_epi64(n, _mm256_setr_epi64x(0, 1, 2, 3)),
+                _mm256_cmpgt_epi64(n, _mm256_setr_epi64x(4, 5, 6, 7))};
+    }
+    static SMX_INLINE some where(__m128i bytes)
+    {
+        const __m256i zero = _mm256_setzero_si256();
+        return {_mm256_cmpgt_epi64(_mm256_cvtepu8_epi64(bytes), zero),
+                _mm256_cmpgt_epi64(_mm256_cvtepu8_epi64(_mm_srli_si128(bytes, 4)), zero)};
+    }
+    static SMX_INLINE some where(const bool* mask, all)
+    {
+        return where(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(mask)));
+    }
+    static SMX_INLINE some where(const bool* mask, const some& inside)
+    {
+        return where(mask_bytes(mask, count(inside)));
+    }
+
+    static SMX_INLINE vec set1(double x) { return {_mm256_set1_pd(x), _mm256_set1_pd(x)}; }
+    static SMX_INLINE vec broadcast(const double* x) { return set1(*x); }
+    static SMX_INLINE vec load(const double* x, all, const vec&)
+    {
+        return {_mm256_loadu_pd(x), _mm256_loadu_pd(x + 4)};
+    }
+    static SMX_INLINE vec load(const double* x, const some& which, const vec& fill)
+    {
+        return select(which, {_mm256_maskload_pd(x, which.a), _mm256_maskload_pd(x + 4, which.b)}, fill);
+    }
+    static SMX_INLINE void store(double* x, all, const vec& v)
+    {
+        _mm256_storeu_pd(x, v.a);
+        _mm256_storeu_pd(x + 4, v.b);
+    }
+    static SMX_INLINE void store(double* x, const some& which, const vec& v)
+    {
+        _mm256_maskstore_pd(x, which.a, v.a);
+        _mm256_maskstore_pd(x + 4, which.b, v.b);
+    }
+
+    static SMX_INLINE vec zero() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+    static SMX_INLINE vec one() { return set1(1); }
+    static SMX_INLINE vec bits(std::uint64_t b)
+    {
+        const __m256d half = _mm256_castsi256_pd(_mm256_set1_epi64x(static_cast<long long>(b)));
+        return {half, half};
+    }
+    static SMX_INLINE vec minus_infinity() { return bits(0xfff0000000000000); }
+    static SMX_INLINE vec not_a_number() { return bits(0x7ff8000000000000); }
+    static SMX_INLINE std::uint64_t lane_bits(const vec& x)
+    {
+        return static_cast<std::uint64_t>(_mm_cvtsi128_si64(_mm_castpd_si128(_mm256_castpd256_pd128(x.a))));
+    }
+    static SMX_INLINE double lane0(const vec& x) { return x.a[0]; }
+    static SMX_INLINE bool is_finite(const vec& x) { return (lane_bits(x) & 0x7ff0000000000000) != 0x7ff0000000000000; }
+    static SMX_INLINE bool is_nan(const double* x)
+    {
+        return (lane_bits(broadcast(x)) & 0x7fffffffffffffff) > 0x7ff0000000000000;
+    }
+
+    static SMX_INLINE some both(const some& p, const some& q)
+    {
+        return {_mm256_and_si256(p.a, q.a), _mm256_and_si256(p.b, q.b)};
+    }
+    static SMX_INLINE vec select(all, const vec& a, const vec&) { return a; }
+    static SMX_INLINE vec select(const some& which, const vec& a, const vec& b)
+    {
+        return {_mm256_blendv_pd(b.a, a.a, _mm256_castsi256_pd(which.a)),
+                _mm256_blendv_pd(b.b, a.b, _mm256_castsi256_pd(which.b))};
+    }
+    static SMX_INLINE vec keep(all, const vec& a) { return a; }
+    static SMX_INLINE vec keep(const some& which, const vec& a)
+    {
+        return {_mm256_and_pd(_mm256_castsi256_pd(which.a), a.a), _mm256_and_pd(_mm256_castsi256_pd(which.b), a.b)};
+    }
+    static SMX_INLINE vec where_nonzero(const vec& p, const vec& a) { return {nonzero(p.a, a.a), nonzero(p.b, a.b)}; }
+    static SMX_INLINE some equals(all, const vec& a, const vec& b)
+    {
+        return {compare<_CMP_EQ_OQ>(a.a, b.a), compare<_CMP_EQ_OQ>(a.b, b.b)};
+    }
+    static SMX_INLINE some equals(const some& which, const vec& a, const vec& b)
+    {
+        return both(which, equals(every(), a, b));
+    }
+    static SMX_INLINE some less_than(const vec& a, const vec& b)
+    {
+        return {compare<_CMP_LT_OQ>(a.a, b.a), compare<_CMP_LT_OQ>(a.b, b.b)};
+    }
+    static SMX_INLINE bool broadcast_equals(const double* x, const vec& a)
+    {
+        return count(equals(every(), broadcast(x), a)) != 0;
+    }
+    static SMX_INLINE std::size_t count(const some& which)
+    {
+        const int a = _mm256_movemask_pd(_mm256_castsi256_pd(which.a));
+        const int b = _mm256_movemask_pd(_mm256_castsi256_pd(which.b));
+        return static_cast<std::size_t>(__builtin_popcount(static_cast<unsigned>(a | (b << 4))));
+    }
+    static SMX_INLINE vec max(const vec& a, const vec& b) { return {_mm256_max_pd(a.a, b.a), _mm256_max_pd(a.b, b.b)}; }
+    static SMX_INLINE vec at_least(const vec& least, const vec& x)
+    {
+        return {max_or_second(least.a, x.a), max_or_second(least.b, x.b)};
+    }
+    static SMX_INLINE vec reduce_max(const vec& x)
+    {
+        __m256d a = _mm256_max_pd(x.a, x.b);
+        a = _mm256_max_pd(a, _mm256_permute2f128_pd(a, a, 1));
+        a = _mm256_max_pd(a, _mm256_permute_pd(a, 5));
+        return {a, a};
+    }
+    static SMX_INLINE vec abs(const vec& a)
+    {
+        const __m256d sign = _mm256_set1_pd(-0.0);
+        return {_mm256_andnot_pd(sign, a.a), _mm256_andnot_pd(sign, a.b)};
+    }
+
+    // Of four vectors, pairs are added; then all without error.
+    struct sum {
+        vec hi, lo;
+
+        SMX_INLINE sum() : hi{_mm256_setzero_pd(), _mm256_setzero_pd()}, lo{_mm256_setzero_pd(), _mm256_setzero_pd()} {}
+        SMX_INLINE void add(const vec& x)
+        {
+            const vec s = hi + x;
+            const vec x_part = s - hi;
+            lo = lo + ((hi - (s - x_part)) + (x - x_part));
+            hi = s;
+        }
+        SMX_INLINE void add(const vec& a, const vec& b, const vec& c, const vec& d)
+        {
+            add(a + b);
+            add(c + d);
+        }
+        SMX_INLINE pair total() const
+        {
+            double h[8], l[8];
+            store(h, every(), hi);
+            store(l, every(), lo);
+            return total_of_eight(h, l);
+        }
+    };
+
+    static SMX_INLINE vec fma(const vec& a, const vec& b, const vec& c)
+    {
+        return {_mm256_fmadd_pd(a.a, b.a, c.a), _mm256_fmadd_pd(a.b, b.b, c.b)};
+    }
+    static SMX_INLINE vec fms(const vec& a, const vec& b, const vec& c)
+    {
+        return {_mm256_fmsub_pd(a.a, b.a, c.a), _mm256_fmsub_pd(a.b, b.b, c.b)};
+    }
+    static SMX_INLINE vec magic() { return set1(0x1.8p+48); }
+    static SMX_INLINE vec sixteenths(const vec& x, const vec& c) { return fma(x, c, magic()); }
+    static SMX_INLINE vec sixteenths_in_any_mode(const vec& x, const vec& c)
+    {
+        const vec y = x * c * set1(16);
+        const vec k = {_mm256_round_pd(y.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+                       _mm256_round_pd(y.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+        return fma(k, set1(0.0625), magic());
+    }
+    static SMX_INLINE bool rounds_to_nearest() { return current_mode_is_nearest(); }
+
+    struct powers {
+        __m256i bits[4]; // less (j << 48)
+        __m256d deltas[4];
+
+        SMX_INLINE powers(const pair& factor, long long exponent)
+        {
+            const __m256d factor_hi = _mm256_set1_pd(factor.hi.value), factor_lo = _mm256_set1_pd(factor.lo.value);
+            for (int j = 0; j < 16; j += 4) {
+                const __m256d a = _mm256_loadu_pd(sixteenth_powers.hi + j),
+                              b = _mm256_loadu_pd(sixteenth_powers.lo + j);
+                const __m256d product = a * factor_hi;
+                const __m256d rest =
+                    _mm256_fmsub_pd(a, factor_hi, product) + _mm256_fmadd_pd(a, factor_lo, b * factor_hi);
+                const __m256d hi = product + rest;
+                const __m256i fields = _mm256_slli_epi64(_mm256_setr_epi64x(j, j + 1, j + 2, j + 3), 48);
+                bits[j / 4] = _mm256_add_epi64(_mm256_castpd_si256(hi),
+                                               _mm256_sub_epi64(_mm256_set1_epi64x(exponent * (1ll << 52)), fields));
+                deltas[j / 4] = (rest - (hi - product)) / hi;
+            }
+        }
+        SMX_INLINE vec power(const vec& k) const { return {power(k.a), power(k.b)}; }
+        SMX_INLINE vec delta(const vec& k) const
+        {
+            return {look_up(deltas[0], deltas[1], deltas[2], deltas[3], k.a),
+                    look_up(deltas[0], deltas[1], deltas[2], deltas[3], k.b)};
+        }
+
+    private:
+        static SMX_INLINE __m256d look_up(__m256d a, __m256d b, __m256d c, __m256d d, __m256d k)
+        {
+            // lane j mod 4 of each, as two floats; then by the bits 2 and 3 of j
+            const __m256i index = _mm256_castpd_si256(k);
+            const __m256i doubled = _mm256_slli_epi32(_mm256_shuffle_epi32(index, 0xa0), 1);
+            const __m256i floats = _mm256_add_epi32(doubled, _mm256_set1_epi64x(1ll << 32));
+            const __m256d bit2 = _mm256_castsi256_pd(_mm256_slli_epi64(index, 61));
+            const __m256d bit3 = _mm256_castsi256_pd(_mm256_slli_epi64(index, 60));
+            return _mm256_blendv_pd(_mm256_blendv_pd(permute(a, floats), permute(b, floats), bit2),
+                                    _mm256_blendv_pd(permute(c, floats), permute(d, floats), bit2), bit3);
+        }
+        static SMX_INLINE __m256d permute(__m256d x, __m256i floats)
+        {
+            return _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(x), floats));
+        }
+        SMX_INLINE __m256d power(__m256d k) const
+        {
+            const __m256d base = look_up(_mm256_castsi256_pd(bits[0]), _mm256_castsi256_pd(bits[1]),
+                                         _mm256_castsi256_pd(bits[2]), _mm256_castsi256_pd(bits[3]), k);
+            return _mm256_castsi256_pd(
+                _mm256_add_epi64(_mm256_castpd_si256(base), _mm256_slli_epi64(_mm256_castpd_si256(k), 48)));
+        }
+    };
+
+private:
+    template <int predicate>
+    static SMX_INLINE __m256i compare(__m256d a, __m256d b)
+    {
+        return _mm256_castpd_si256(_mm256_cmp_pd(a, b, predicate));
+    }
+    static SMX_INLINE __m256d nonzero(__m256d p, __m256d a)
+    {
+        const __m256i magnitude = _mm256_slli_epi64(_mm256_castpd_si256(p), 1);
+        return _mm256_andnot_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(magnitude, _mm256_setzero_si256())), a);
+    }
+};
+
+#include <smx/detail/exp_terms.inl>
+
+using f32 = rows<floats, float>;
+using f64 = rows<doubles, double>;
+
+#include <smx/detail/row_kernels.inl>
+
+} // namespace
+} // namespace smx::detail::avx2
+SMX_TARGET_END

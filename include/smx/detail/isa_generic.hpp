@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: BSL-1.0
+// isa_generic.hpp: V with one lane, for any scalar on any machine and in constant expressions: the reference.
+#pragma once
+
+#include <cmath>       // exp, log1p of long double
+#include <cstddef>     // size_t
+#include <limits>      // numeric_limits
+#include <type_traits> // is_same_v, is_constant_evaluated
+
+#include <smx/detail/row_table.hpp>
+#include <smx/detail/scalar.hpp>
+#include <smx/detail/target.hpp>
+
+SMX_PRECISE_BEGIN
+namespace smx::detail::generic {
+namespace { // every unit has its own copy, compiled with its own flags
+
+// 2^(j/64) as hi + lo, by tests/coefficients.sollya
+struct root_of_two {
+    double hi, lo;
+};
+constexpr root_of_two roots_of_two[64] = {{0x1p+0, 0x0p+0},
+                                          {0x1.02c9a3e778061p+0, -0x1.19083535b085dp-56},
+                                          {0x1.059b0d3158574p+0, 0x1.d73e2a475b465p-55},
+                                          {0x1.0874518759bc8p+0, 0x1.186be4bb284ffp-57},
+                                          {0x1.0b5586cf9890fp+0, 0x1.8a62e4adc610bp-54},
+                                          {0x1.0e3ec32d3d1a2p+0, 0x1.03a1727c57b53p-59},
+                                          {0x1.11301d0125b51p+0, -0x1.6c51039449b3ap-54},
+                                          {0x1.1429aaea92dep+0, -0x1.32fbf9af1369ep-54},
+                                          {0x1.172b83c7d517bp+0, -0x1.19041b9d78a76p-55},
+                                          {0x1.1a35beb6fcb75p+0, 0x1.e5b4c7b4968e4p-55},
+                                          {0x1.1d4873168b9aap+0, 0x1.e016e00a2643cp-54},
+                                          {0x1.2063b88628cd6p+0, 0x1.dc775814a8495p-55},
+                                          {0x1.2387a6e756238p+0, 0x1.9b07eb6c70573p-54},
+                                          {0x1.26b4565e27cddp+0, 0x1.2bd339940e9d9p-55},
+                                          {0x1.29e9df51fdee1p+0, 0x1.612e8afad1255p-55},
+                                          {0x1.2d285a6e4030bp+0, 0x1.0024754db41d5p-54},
+                                          {0x1.306fe0a31b715p+0, 0x1.6f46ad23182e4p-55},
+                                          {0x1.33c08b26416ffp+0, 0x1.32721843659a6p-54},
+                                          {0x1.371a7373aa9cbp+0, -0x1.63aeabf42eae2p-54},
+                                          {0x1.3a7db34e59ff7p+0, -0x1.5e436d661f5e3p-56},
+                                          {0x1.3dea64c123422p+0, 0x1.ada0911f09ebcp-55},
+                                          {0x1.4160a21f72e2ap+0, -0x1.ef3691c309278p-58},
+                                          {0x1.44e086061892dp+0, 0x1.89b7a04ef80dp-59},
+                                          {0x1.486a2b5c13cdp+0, 0x1.3c1a3b69062fp-56},
+                                          {0x1.4bfdad5362a27p+0, 0x1.d4397afec42e2p-56},
+                                          {0x1.4f9b2769d2ca7p+0, -0x1.4b309d25957e3p-54},
+                                          {0x1.5342b569d4f82p+0, -0x1.07abe1db13cadp-55},
+                                          {0x1.56f4736b527dap+0, 0x1.9bb2c011d93adp-54},
+                                          {0x1.5ab07dd485429p+0, 0x1.6324c054647adp-54},
+                                          {0x1.5e76f15ad2148p+0, 0x1.ba6f93080e65ep-54},
+                                          {0x1.6247eb03a5585p+0, -0x1.383c17e40b497p-54},
+                                          {0x1.6623882552225p+0, -0x1.bb60987591c34p-54},
+                                          {0x1.6a09e667f3bcdp+0, -0x1.bdd3413b26456p-54},
+                                          {0x1.6dfb23c651a2fp+0, -0x1.bbe3a683c88abp-57},
+                                          {0x1.71f75e8ec5f74p+0, -0x1.16e4786887a99p-55},
+                                          {0x1.75feb564267c9p+0, -0x1.0245957316dd3p-54},
+                                          {0x1.7a11473eb0187p+0, -0x1.41577ee04992fp-55},
+                                          {0x1.7e2f336cf4e62p+0, 0x1.05d02ba15797ep-56},
+                                          {0x1.82589994cce13p+0, -0x1.d4c1dd41532d8p-54},
+                                          {0x1.868d99b4492edp+0, -0x1.fc6f89bd4f6bap-54},
+                                          {0x1.8ace5422aa0dbp+0, 0x1.6e9f156864b27p-54},
+                                          {0x1.8f1ae99157736p+0, 0x1.5cc13a2e3976cp-55},
+                                          {0x1.93737b0cdc5e5p+0, -0x1.75fc781b57ebcp-57},
+                                          {0x1.97d829fde4e5p+0, -0x1.d185b7c1b85d1p-54},
+                                          {0x1.9c49182a3f09p+0, 0x1.c7c46b071f2bep-56},
+                                          {0x1.a0c667b5de565p+0, -0x1.359495d1cd533p-54},
+                                          {0x1.a5503b23e255dp+0, -0x1.d2f6edb8d41e1p-54},
+                                          {0x1.a9e6b5579fdbfp+0, 0x1.0fac90ef7fd31p-54},
+                                          {0x1.ae89f995ad3adp+0, 0x1.7a1cd345dcc81p-54},
+                                          {0x1.b33a2b84f15fbp+0, -0x1.2805e3084d708p-57},
+                                          {0x1.b7f76f2fb5e47p+0, -0x1.5584f7e54ac3bp-56},
+                                          {0x1.bcc1e904bc1d2p+0, 0x1.23dd07a2d9e84p-55},
+                                          {0x1.c199bdd85529cp+0, 0x1.11065895048ddp-55},
+                                          {0x1.c67f12e57d14bp+0, 0x1.2884dff483cadp-54},
+                                          {0x1.cb720dcef9069p+0, 0x1.503cbd1e949dbp-56},
+                                          {0x1.d072d4a07897cp+0, -0x1.cbc3743797a9cp-54},
+                                          {0x1.d5818dcfba487p+0, 0x1.2ed02d75b3707p-55},
+                                          {0x1.da9e603db3285p+0, 0x1.c2300696db532p-54},
+                                          {0x1.dfc97337b9b5fp+0, -0x1.1a5cd4f184b5cp-54},
+                                          {0x1.e502ee78b3ff6p+0, 0x1.39e8980a9cc8fp-55},
+                                          {0x1.ea4afa2a490dap+0, -0x1.e9c23179c2893p-54},
+                                          {0x1.efa1bee615a27p+0, 0x1.dc7f486a4b6bp-54},
+                                          {0x1.f50765b6e454p+0, 0x1.9d3e12dd8a18bp-54},
+                                          {0x1.fa7c1819e90d8p+0, 0x1.74853f3a5931ep-55}};
+
+// 2^(steps / 64 + r), |r| <= 1/100, times 2^bias. 2^r = 1 + q(r), q of degree 6, relative error 2^-54; |q| < 0.007, so
+// that the rounding of the last sum is nearly all of the error.
+// Error  <= 0.52 ULP  [tests/accuracy.test.cpp: "exp"]
+SMX_INLINE constexpr real power(int steps, real r, int bias)
+{
+    const root_of_two root = roots_of_two[steps & 63];
+    real q{0x1.43060c6d0b19ap-13};
+    q = q * r + real{0x1.5d87a3aa5497cp-10};
+    q = q * r + real{0x1.3b2ab6fc0a9bfp-7};
+    q = q * r + real{0x1.c6b08d7068563p-5};
+    q = q * r + real{0x1.ebfbdff82c58ep-3};
+    q = q * r + real{0x1.62e42fefa39efp-1};
+    q = q * r;
+    const real t{root.hi};
+    return (t + (real{root.lo} + t * q)) * power_of_two((steps >> 6) + bias);
+}
+
+// The nearest integer to y <= 0, whatever the rounding mode.
+SMX_INLINE constexpr int nearest(real y) { return static_cast<int>(y.value - 0.5); }
+
+// What does not depend on how numbers are computed: memory and masks. C is the type of computation.
+template <class T, class C>
+struct one_lane {
+    using scalar = T;
+    using vec = number<C>;
+    using some = bool;
+    struct all {};
+    static constexpr const char* name = "generic";
+    static constexpr std::size_t lanes = 1;
+    static constexpr bool is_rare = false;
+
+    static SMX_INLINE constexpr all every() { return {}; }
+    static SMX_INLINE constexpr some first(std::size_t count) { return count != 0; }
+    static SMX_INLINE constexpr some where(const bool* mask, all) { return *mask; }
+    static SMX_INLINE constexpr some where(const bool* mask, some inside) { return inside && *mask; }
+
+    static SMX_INLINE constexpr vec broadcast(const T* x) { return {C(*x)}; }
+    static SMX_INLINE constexpr vec load(const T* x, all, const vec&) { return {C(*x)}; }
+    static SMX_INLINE constexpr vec load(const T* x, some which, const vec& fill) { return which ? vec{C(*x)} : fill; }
+    static SMX_INLINE constexpr void store(T* x, all, const vec& v) { *x = T(v.value); }
+    static SMX_INLINE constexpr void store(T* x, some which, const vec& v)
+    {
+        if (which)
+            *x = T(v.value);
+    }
+
+    static SMX_INLINE constexpr vec zero() { return {C(0)}; }
+    static SMX_INLINE constexpr vec one() { return {C(1)}; }
+    static SMX_INLINE constexpr vec minus_infinity() { return detail::minus_infinity<C>(); }
+    static SMX_INLINE constexpr vec not_a_number() { return detail::not_a_number<C>(); }
+    static SMX_INLINE constexpr bool is_finite(const vec& x) { return detail::is_finite(x); }
+    static SMX_INLINE constexpr bool is_nan(const T* x) { return detail::is_nan(vec{C(*x)}); }
+    static SMX_INLINE constexpr bool is_far(const vec&, const exp_scale<T>&) { return false; }
+
+    static SMX_INLINE constexpr vec select(all, const vec& a, const vec&) { return a; }
+    static SMX_INLINE constexpr vec select(some which, const vec& a, const vec& b) { return which ? a : b; }
+    static SMX_INLINE constexpr vec keep(all, const vec& a) { return a; }
+    static SMX_INLINE constexpr vec keep(some which, const vec& a) { return which ? a : zero(); }
+    static SMX_INLINE constexpr vec where_nonzero(const vec& p, const vec& a) { return p == zero() ? zero() : a; }
+    static SMX_INLINE constexpr some equals(all, const vec& a, const vec& b) { return a == b; }
+    static SMX_INLINE constexpr some equals(some which, const vec& a, const vec& b) { return which && a == b; }
+    static SMX_INLINE constexpr bool broadcast_equals(const T* x, const vec& a) { return vec{C(*x)} == a; }
+    static SMX_INLINE constexpr std::size_t count(some which) { return which ? 1 : 0; }
+    static SMX_INLINE constexpr vec max(const vec& a, const vec& b) { return a < b ? b : a; }
+    static SMX_INLINE constexpr vec reduce_max(const vec& a) { return a; }
+    static SMX_INLINE constexpr vec abs(const vec& a) { return a < zero() ? zero() - a : a; }
+
+    // Products are tiny where they may be subnormal: here never, C being wider than T or of unknown range.
+    static SMX_INLINE constexpr vec up() { return one(); }
+    static SMX_INLINE constexpr vec down() { return one(); }
+    static SMX_INLINE constexpr bool is_tiny(const vec&) { return false; }
+    static SMX_INLINE constexpr vec where_tiny(const vec&, const vec&, const vec& otherwise) { return otherwise; }
+    static SMX_INLINE constexpr vec scaled_product(const vec& a, const vec& b) { return a * b; }
+};
+
+// Any scalar: its own arithmetic. wide is the scalar itself: that is as good as its type lets it be.
+template <class T>
+struct lane : one_lane<T, T> {
+    using vec = number<T>;
+    using wide = vec;
+    using factor = vec;
+    using far = lane;
+
+    struct sum {
+        vec value;
+        SMX_INLINE constexpr sum() : value{T(0)} {}
+        SMX_INLINE constexpr void add(const vec& x) { value = value + x; }
+        SMX_INLINE constexpr void add(const vec& a, const vec& b, const vec& c, const vec& d)
+        {
+            value = value + ((a + b) + (c + d));
+        }
+        SMX_INLINE constexpr wide total() const { return value; }
+    };
+
+    struct shift {
+        vec max;
+        exp_scale<T> scale;
+        SMX_INLINE constexpr vec of(const vec& x) const // (x - max) / temperature
+        {
+            if constexpr (std::is_floating_point_v<T>) { // no overflow in a constant expression
+                constexpr vec half{T(0.5)}, least{-(std::numeric_limits<T>::max() / 2)};
+                if (x * half * vec{scale.unit} - max * half * vec{scale.unit} < least)
+                    return detail::minus_infinity<T>();
+            }
+            return (x * vec{scale.unit} - max * vec{scale.unit}) / vec{scale.divisor};
+        }
+    };
+    static SMX_INLINE constexpr exp_scale<T> unit_scale() { return {T(1), T(1)}; }
+    static SMX_INLINE constexpr shift shift_of(const vec& max, const exp_scale<T>& scale) { return {max, scale}; }
+    static SMX_INLINE constexpr bool is_absent(const vec& x, const shift& s) // -inf
+    {
+        return x < s.max && !detail::is_finite(x);
+    }
+    static SMX_INLINE constexpr vec exp_term(const vec& x, const shift& s)
+    {
+        return is_absent(x, s) ? vec{T(0)} : vec{exp_of(s.of(x).value)};
+    }
+
+    static SMX_INLINE constexpr vec without_largest(bool tie, const vec& e)
+    {
+        return tie ? e - vec{T(1)} : e; // 0 but for the derivative of a tie, or for a NaN
+    }
+    static SMX_INLINE constexpr wide tail(const wide& below, std::size_t ties)
+    {
+        return ties < 2 ? below : below + vec{T(static_cast<int>(ties - 1))};
+    }
+    static SMX_INLINE constexpr wide log1p(const wide& t) { return {log1p_of(t.value)}; }
+    static SMX_INLINE constexpr vec log_prob(const vec& x, const shift& s, const wide& log1p_tail)
+    {
+        return is_absent(x, s) ? detail::minus_infinity<T>() - log1p_tail : s.of(x) - log1p_tail;
+    }
+    static SMX_INLINE constexpr vec plus(const vec& a, const wide& b) { return a + b; }
+
+    static SMX_INLINE constexpr factor inverse(const wide& sum) { return sum; }
+    static SMX_INLINE constexpr vec times(const vec& e, const factor& sum) { return e / sum; }
+
+    static SMX_INLINE constexpr bool outweighs(const vec& p, const wide& s) { return s - p < p; }
+    static SMX_INLINE constexpr wide total(const wide& a, const wide& b) { return a + b; }
+    static SMX_INLINE constexpr wide total_without(const wide& a, const T* b) { return a - vec{*b}; }
+    static SMX_INLINE constexpr vec product(const vec& a, const wide& b) { return a * b; }
+    static SMX_INLINE constexpr vec minus(const wide& a, const vec& b) { return a - b; }
+    static SMX_INLINE constexpr vec less(const vec& a, const wide& b) { return a - b; }
+    static SMX_INLINE constexpr vec narrow(const wide& a) { return a; }
+    static SMX_INLINE constexpr wide quotient(const wide& a, const wide& b) { return a / b; }
+    static SMX_INLINE constexpr vec scaled_minus(const wide& s, const vec& x, const wide& b) { return s * x - b; }
+
+private:
+    static SMX_INLINE constexpr T exp_of(const T& x)
+    {
+        if constexpr (std::is_floating_point_v<T>)
+            return std::is_constant_evaluated() ? exp_series(x) : std::exp(x);
+        else
+            return T(exp(x));
+    }
+    static SMX_INLINE constexpr T log1p_of(const T& t)
+    {
+        if constexpr (std::is_floating_point_v<T>)
+            return std::is_constant_evaluated() ? log1p_series(t) : std::log1p(t);
+        else if constexpr (requires { T(log1p(t)); })
+            return T(log1p(t));
+        else { // Kahan: the rounding of 1 + t cancels in the quotient
+            const number<T> x{t}, one{T(1)}, w = one + x;
+            return w == one ? t : (x * (number<T>{T(log(w.value))} / (w - one))).value;
+        }
+    }
+
+    // Constant expressions, x <= 0: e^x = 2^k e^r by the Taylor series of e^r.
+    static constexpr T exp_series(const T& x)
+    {
+        constexpr T ln2_hi = T(0x1.62e42ffp-1), ln2_lo = T(-0x1.718432a1b0e26359fc1b3p-35L);
+        if (!(x > T(-20000)))
+            return x < 0 ? T(0) : x;
+        const int k = static_cast<int>(x * T(1.4426950408889634L) - T(0.5));
+        const T r = (x - T(k) * ln2_hi) - T(k) * ln2_lo;
+        T term = 1, tail = 0;
+        for (int i = 1; i < 40; ++i) {
+            term *= r / T(i);
+            tail += term;
+        }
+        T e = 1 + tail;
+        for (int i = 0; i > k; --i)
+            e /= 2;
+        return e;
+    }
+
+    // Constant expressions, t >= 0: log(1 + t) = k ln 2 + 2 atanh(m / (2 + m)), 1 + t = 2^k (1 + m).
+    static constexpr T log1p_series(const T& t)
+    {
+        if (t != t)
+            return t;
+        T m = t;
+        int k = 0;
+        for (; m > T(0.41421356L); ++k)
+            m = (m - 1) / 2; // 1 + m' = (1 + m) / 2
+        const T s = m / (2 + m), z = s * s;
+        T term = 2 * s * z, tail = 0;
+        for (int i = 3; i < 80; i += 2) {
+            tail += term / T(i);
+            term *= z;
+        }
+        return T(k) * T(0x1.62e42fefa39ef35793c7673007e6p-1L) + (2 * s + tail);
+    }
+};
+
+// float: every operation in double.
+template <>
+struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
+    using factor = real;
+    using far = lane;
+
+    struct sum {
+        real value;
+        SMX_INLINE constexpr sum() : value{0} {}
+        SMX_INLINE constexpr void add(real x) { value = value + x; }
+        SMX_INLINE constexpr void add(real a, real b, real c, real d) { value = value + ((a + b) + (c + d)); }
+        SMX_INLINE constexpr wide total() const { return value; }
+    };
+
+    // Below lowest terms are 0: 2^33 of them are less than the smallest subnormal.
+    struct shift {
+        real max, lowest, scale, inverse; // scale = 64 log2(e) / temperature, inverse = 1 / temperature
+    };
+
+    static SMX_INLINE constexpr shift shift_of(real max, const exp_scale<float>& scale)
+    {
+        const real factor = (as_double(scale.hi) + as_double(scale.lo)) * as_double(scale.unit);
+        const real inverse = (as_double(scale.inverse_hi) + as_double(scale.inverse_lo)) * as_double(scale.unit);
+        return {max, max - real{150} / inverse, factor * real{64}, inverse};
+    }
+    static SMX_INLINE constexpr real exp_term(real x, const shift& s)
+    {
+        if (!(x.value >= s.lowest.value))
+            return detail::is_nan(x) ? x : zero();
+        const real y = (x - s.max) * s.scale;
+        const int steps = nearest(y);
+        return power(steps, (y - real{static_cast<double>(steps)}) * real{1.0 / 64}, bias);
+    }
+
+    static SMX_INLINE constexpr real without_largest(bool tie, real e) { return tie ? e - power_of_two(bias) : e; }
+    static SMX_INLINE constexpr real log_prob(real x, const shift& s, real log1p_tail)
+    {
+        return (x - s.max) * s.inverse - log1p_tail;
+    }
+    static SMX_INLINE constexpr real plus(real a, real b) { return a + b; }
+
+    static SMX_INLINE constexpr factor inverse(real sum) { return real{1} / sum; }
+    static SMX_INLINE constexpr real times(real e, real inverse) { return e * inverse; }
+
+    static SMX_INLINE constexpr real product(real a, real b) { return a * b; }
+    static SMX_INLINE constexpr real minus(real a, real b) { return a - b; }
+    static SMX_INLINE constexpr real less(real a, real b) { return a - b; }
+    static SMX_INLINE constexpr real narrow(real a) { return a; }
+    static SMX_INLINE constexpr real scaled_minus(real s, real x, real b) { return s * x - b; }
+};
+
+// double: sums and quotients as pairs.
+template <>
+struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
+    using factor = pair;
+    using far = lane;
+
+    static SMX_INLINE constexpr real up() { return power_of_two(bias); }
+    static SMX_INLINE constexpr real down() { return power_of_two(-bias); }
+    static SMX_INLINE constexpr bool is_tiny(real a) { return abs(a) < real{0x1p-900}; }
+    static SMX_INLINE constexpr real where_tiny(real a, real tiny, real otherwise)
+    {
+        return is_tiny(a) ? tiny : otherwise;
+    }
+    static SMX_INLINE constexpr real scaled_product(real a, real b)
+    {
+        return abs(a) < abs(b) ? a * up() * b : b * up() * a;
+    }
+
+    struct sum {
+        pair value;
+        SMX_INLINE constexpr sum() : value{{0}, {0}} {}
+        SMX_INLINE constexpr void add(real x)
+        {
+            const pair s = two_sum(value.hi, x);
+            value = {s.hi, value.lo + s.lo};
+        }
+        SMX_INLINE constexpr void add(real a, real b, real c, real d)
+        {
+            add(a);
+            add(b);
+            add(c);
+            add(d);
+        }
+        SMX_INLINE constexpr wide total() const { return fast_two_sum(value.hi, value.lo); }
+    };
+
+    // Below lowest terms are 0: 2^33 of them are less than the smallest subnormal. The difference is taken of
+    // x before_unit, and multiplied by after_unit.
+    struct shift {
+        real max, lowest;
+        real scale_upper, scale_lower; // log2(e) / temperature: 26 bits, and the next 53
+        pair inverse;                  // 1 / temperature
+        real before_unit, after_unit;
+
+        SMX_INLINE constexpr pair of(real x) const // x - max
+        {
+            const pair d = two_sum(x * before_unit, real{0} - max);
+            return {d.hi * after_unit, d.lo * after_unit};
+        }
+    };
+
+    static SMX_INLINE constexpr shift shift_of(real max, const exp_scale<double>& scale)
+    {
+        const real one{1}, unit{scale.unit};
+        const real before = unit < one ? unit : one, after = unit < one ? one : unit;
+        const real upper = upper_half(real{scale.hi});
+        return {max * before,
+                max * before - real{800} / real{scale.inverse_hi} / after,
+                upper,
+                (real{scale.hi} - upper) + real{scale.lo},
+                {{scale.inverse_hi}, {scale.inverse_lo}},
+                before,
+                after};
+    }
+    static SMX_INLINE constexpr real exp_term(real x, const shift& s)
+    {
+        if (!(x.value * s.before_unit.value >= s.lowest.value))
+            return detail::is_nan(x) ? x : zero();
+        const pair d = s.of(x);
+        const real a = upper_half(d.hi), b = d.hi - a;
+        const real y = a * s.scale_upper; // exact
+        const real rest = b * (s.scale_upper + s.scale_lower) + (a * s.scale_lower + d.lo * s.scale_upper);
+        const int steps = nearest((y + rest) * real{64});
+        return power(steps, (y - real{static_cast<double>(steps) * (1.0 / 64)}) + rest, bias);
+    }
+
+    static SMX_INLINE constexpr real without_largest(bool tie, real e) { return tie ? e - power_of_two(bias) : e; }
+    static SMX_INLINE constexpr real log_prob(real x, const shift& s, pair log1p_tail)
+    {
+        const real half = x * s.before_unit * real{0.5} - s.max * real{0.5};
+        if (half < real{-0x1p1000}) // the rest does not count
+            return detail::is_nan(log1p_tail.hi) ? log1p_tail.hi : far_log_prob(half, s);
+        const pair d = s.of(x);
+        const real y = d.hi * s.inverse.hi;
+        if (!(abs(y) < real{0x1p1000}))
+            return y - log1p_tail.hi;
+        const pair sum = two_sum(y, real{0} - log1p_tail.hi);
+        return sum.hi + (sum.lo + (d.hi * s.inverse.lo + d.lo * s.inverse.hi - log1p_tail.lo));
+    }
+    // half times 2 / temperature; -inf where that is below -max, without the flag where it can be helped
+    static constexpr real far_log_prob(real half, const shift& s)
+    {
+        const real one{1}, largest{-0x1p1023};
+        if (one < s.after_unit || half < largest ||
+            (one < s.inverse.hi && half * real{0.5} < real{-0x1p1022} / s.inverse.hi))
+            return minus_infinity();
+        const real quotient = half * s.inverse.hi;
+        return quotient + quotient;
+    }
+
+    static SMX_INLINE constexpr factor inverse(pair sum) { return pair{{1}, {0}} / sum; }
+    static SMX_INLINE constexpr real times(real e, pair inverse) { return e * inverse.hi + e * inverse.lo; }
+
+    static SMX_INLINE constexpr real product(real a, pair b) { return a * b.hi + a * b.lo; }
+    static SMX_INLINE constexpr real minus(pair a, real b)
+    {
+        const pair d = two_sum(a.hi, real{0} - b);
+        return d.hi + (d.lo + a.lo);
+    }
+    static SMX_INLINE constexpr real less(real a, pair b) { return real{0} - minus(b, a); }
+    static SMX_INLINE constexpr real narrow(pair a) { return a.hi; }
+    static SMX_INLINE constexpr real scaled_minus(pair s, real x, pair b)
+    {
+        return (s.hi * x - b.hi) + (s.lo * x - b.lo);
+    }
+};
+
+#include <smx/detail/row_kernels.inl>
+
+} // namespace
+} // namespace smx::detail::generic
+SMX_PRECISE_END

@@ -1,0 +1,909 @@
+// SPDX-License-Identifier: BSL-1.0
+// row_kernels.inl: the data path, written once for a vector type V.
+//
+//   logits --row_max--> max --exp_and_sum--> exponentials, sum --normalise--> probs
+//   logits --row_max--> max --tail_of_sum--> T = S / e^max - 1 --log_probs--> log_probs;  max + log1p(T) = logsumexp
+//   probs  --mass_and_dot--> s, max, <p, v> --centred--> J v
+//
+// Not a header: each isa_*.hpp includes this text in its own namespace and target region, after its types. In here there
+// is no #include, no #if, no name of an instruction set, no lambda, no standard library.
+//
+// A pass is a class: (i, inside) does one step, the entries from i on that are inside the row; four(i) does four whole
+// steps at once, and differs from four single steps only where a sum is taken. Body and tail of a row run the same code.
+//
+// V supplies scalar, vec (lanes of them), wide (a sum or quotient of higher precision), and two types that say which
+// lanes take part: all, and some. load(p, which, fill) and store(p, which, v) do not touch the other lanes.
+
+template <class V, bool rare = V::is_rare, class Pass>
+SMX_INLINE constexpr void walk(std::size_t n, Pass& pass)
+{
+    std::size_t i = 0;
+    if constexpr (!rare) // else a third of the code will do
+        for (; n - i >= 4 * V::lanes; i += 4 * V::lanes)
+            pass.four(i);
+    for (; n - i >= V::lanes; i += V::lanes)
+        pass(i, V::every());
+    if (i < n)
+        pass(i, V::first(n - i));
+}
+
+template <class V, class Pass> // a pass whose four steps are just that
+struct each_step {
+    SMX_INLINE constexpr void four(std::size_t i)
+    {
+        Pass& pass = static_cast<Pass&>(*this);
+        pass(i, V::every());
+        pass(i + V::lanes, V::every());
+        pass(i + 2 * V::lanes, V::every());
+        pass(i + 3 * V::lanes, V::every());
+    }
+};
+
+template <class V, class Pass> // a pass that sums what term(i, inside) gives; pairs are added before they meet the sum
+struct each_term {
+    typename V::sum sum;
+
+    SMX_INLINE constexpr each_term() : sum() {} // an implicit one would not belong to the target region
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
+    {
+        sum.add(static_cast<Pass&>(*this).term(i, inside));
+    }
+    SMX_INLINE constexpr void four(std::size_t i)
+    {
+        Pass& pass = static_cast<Pass&>(*this);
+        const typename V::vec a = pass.term(i, V::every());
+        const typename V::vec b = pass.term(i + V::lanes, V::every());
+        const typename V::vec c = pass.term(i + 2 * V::lanes, V::every());
+        const typename V::vec d = pass.term(i + 3 * V::lanes, V::every());
+        sum.add(a, b, c, d);
+    }
+};
+
+// Which entries of a row take part.
+template <class V>
+struct every_entry {
+    template <class Inside>
+    SMX_INLINE constexpr Inside of(std::size_t, Inside inside) const
+    {
+        return inside;
+    }
+};
+
+template <class V>
+struct unmasked_entries {
+    const bool* mask;
+
+    template <class Inside>
+    SMX_INLINE constexpr typename V::some of(std::size_t i, Inside inside) const
+    {
+        return V::where(mask + i, inside);
+    }
+};
+
+// ---- passes over logits ---------------------------------------------------------------------------------------------
+
+// The largest entry. first is one that takes part. A NaN may be lost here: it comes back in the sum.
+template <class V, class Entries>
+struct max_pass {
+    const typename V::scalar* x;
+    Entries entries;
+    typename V::vec first, best, best1, best2, best3;
+
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
+    {
+        best = V::max(best, V::load(x + i, entries.of(i, inside), first));
+    }
+    SMX_INLINE constexpr void four(std::size_t i)
+    {
+        (*this)(i, V::every());
+        best1 = V::max(best1, V::load(x + i + V::lanes, entries.of(i + V::lanes, V::every()), first));
+        best2 = V::max(best2, V::load(x + i + 2 * V::lanes, entries.of(i + 2 * V::lanes, V::every()), first));
+        best3 = V::max(best3, V::load(x + i + 3 * V::lanes, entries.of(i + 3 * V::lanes, V::every()), first));
+    }
+};
+
+template <class V, class Entries>
+SMX_INLINE constexpr typename V::vec row_max(const typename V::scalar* x, std::size_t n, Entries entries,
+                                             const typename V::vec& first)
+{
+    max_pass<V, Entries> pass{x, entries, first, first, first, first, first};
+    walk<V>(n, pass);
+    return V::reduce_max(V::max(V::max(pass.best, pass.best1), V::max(pass.best2, pass.best3)));
+}
+
+// p[i] = e^(x[i] - max), 0 where i does not take part; the sum of p. The last, partial step is kept in a register: a
+// masked store cannot be forwarded to the load of the next pass.
+template <class V, class Entries>
+struct exp_pass : each_term<V, exp_pass<V, Entries>> {
+    const typename V::scalar* x;
+    typename V::scalar* p;
+    Entries entries;
+    typename V::shift shift;
+    typename V::vec first, tail;
+
+    SMX_INLINE constexpr exp_pass(const typename V::scalar* x_, typename V::scalar* p_, Entries entries_,
+                                  const typename V::shift& shift_, const typename V::vec& first_)
+        : each_term<V, exp_pass>(), x(x_), p(p_), entries(entries_), shift(shift_), first(first_), tail(first_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec exponential(std::size_t i, Inside inside) const
+    {
+        const auto which = entries.of(i, inside);
+        return V::keep(which, V::exp_term(V::load(x + i, which, first), shift));
+    }
+    SMX_INLINE constexpr typename V::vec term(std::size_t i, typename V::all inside)
+    {
+        const typename V::vec e = exponential(i, inside);
+        V::store(p + i, inside, e);
+        return e;
+    }
+    SMX_INLINE constexpr typename V::vec term(std::size_t i, typename V::some inside)
+    {
+        return tail = exponential(i, inside);
+    }
+};
+
+// p[i] /= sum, 0 where i does not take part
+template <class V, class Entries>
+struct scale_pass : each_step<V, scale_pass<V, Entries>> {
+    typename V::scalar* p;
+    Entries entries;
+    typename V::factor inverse;
+    typename V::vec tail; // the last, partial step
+
+    SMX_INLINE constexpr scale_pass(typename V::scalar* p_, Entries entries_, const typename V::factor& inverse_,
+                                    const typename V::vec& tail_)
+        : p(p_), entries(entries_), inverse(inverse_), tail(tail_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void scale(std::size_t i, Inside inside, const typename V::vec& e) const
+    {
+        V::store(p + i, inside, V::keep(entries.of(i, inside), V::times(e, inverse)));
+    }
+    SMX_INLINE constexpr void operator()(std::size_t i, typename V::all inside) const
+    {
+        scale(i, inside, V::load(p + i, inside, V::zero()));
+    }
+    SMX_INLINE constexpr void operator()(std::size_t i, typename V::some inside) const { scale(i, inside, tail); }
+};
+
+// The sum of e^(x[i] - max) without the largest terms, and their number. Nothing here rounds to 1 + tiny.
+template <class V, class Entries>
+struct tail_pass : each_term<V, tail_pass<V, Entries>> {
+    const typename V::scalar* x;
+    Entries entries;
+    typename V::shift shift;
+    typename V::vec max, first;
+    std::size_t ties;
+
+    SMX_INLINE constexpr tail_pass(const typename V::scalar* x_, Entries entries_, const typename V::shift& shift_,
+                                   const typename V::vec& max_, const typename V::vec& first_)
+        : each_term<V, tail_pass>(), x(x_), entries(entries_), shift(shift_), max(max_), first(first_), ties(0)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec term(std::size_t i, Inside inside)
+    {
+        const auto which = entries.of(i, inside);
+        const typename V::vec logits = V::load(x + i, which, first);
+        const typename V::some largest = V::equals(which, logits, max);
+        ties += V::count(largest);
+        return V::keep(which, V::without_largest(largest, V::exp_term(logits, shift)));
+    }
+};
+
+// y[i] = (x[i] - max) - log1p(T), -inf where i does not take part: two terms of one sign, so nothing cancels
+template <class V, class Entries>
+struct log_prob_pass : each_step<V, log_prob_pass<V, Entries>> {
+    const typename V::scalar* x;
+    typename V::scalar* y;
+    Entries entries;
+    typename V::shift shift;
+    typename V::wide log1p_tail;
+    typename V::vec first;
+
+    SMX_INLINE constexpr log_prob_pass(const typename V::scalar* x_, typename V::scalar* y_, Entries entries_,
+                                       const typename V::shift& shift_, const typename V::wide& log1p_tail_,
+                                       const typename V::vec& first_)
+        : x(x_), y(y_), entries(entries_), shift(shift_), log1p_tail(log1p_tail_), first(first_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
+    {
+        const auto which = entries.of(i, inside);
+        const typename V::vec log_prob = V::log_prob(V::load(x + i, which, first), shift, log1p_tail);
+        V::store(y + i, inside, V::select(which, log_prob, V::minus_infinity()));
+    }
+};
+
+// p[i] = present where i takes part, else absent: the rows that have no probabilities
+template <class V, class Entries>
+struct fill_pass : each_step<V, fill_pass<V, Entries>> {
+    typename V::scalar* p;
+    Entries entries;
+    typename V::vec present, absent;
+
+    SMX_INLINE constexpr fill_pass(typename V::scalar* p_, Entries entries_, const typename V::vec& present_,
+                                   const typename V::vec& absent_)
+        : p(p_), entries(entries_), present(present_), absent(absent_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
+    {
+        V::store(p + i, inside, V::select(entries.of(i, inside), present, absent));
+    }
+};
+
+template <class V, class Entries>
+constexpr void fill_row(typename V::scalar* p, std::size_t n, Entries entries, const typename V::vec& present,
+                        const typename V::vec& absent)
+{
+    fill_pass<V, Entries> pass(p, entries, present, absent);
+    walk<V, true>(n, pass);
+}
+
+constexpr std::size_t first_unmasked(const bool* mask, std::size_t n)
+{
+    std::size_t i = 0;
+    while (i < n && !mask[i])
+        ++i;
+    return i;
+}
+
+// ---- softmax, log_softmax, logsumexp --------------------------------------------------------------------------------
+
+template <class V, class Entries>
+SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
+                                            const exp_scale<typename V::scalar>& scale, Entries entries,
+                                            const typename V::vec& max, const typename V::vec& first)
+{
+    exp_pass<V, Entries> exponentials(logits, probs, entries, V::shift_of(max, scale), first);
+    walk<V>(n, exponentials);
+    scale_pass<V, Entries> normalise(probs, entries, V::inverse(exponentials.sum.total()), exponentials.tail);
+    walk<V>(n, normalise);
+}
+
+template <class V, class Entries>
+SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
+                                     const exp_scale<typename V::scalar>& scale, Entries entries,
+                                     const typename V::vec& first)
+{
+    const typename V::vec max = row_max<V>(logits, n, entries, first);
+    if (!V::is_finite(max)) // +inf, or nothing but -inf, or a NaN
+        fill_row<V>(probs, n, entries, V::not_a_number(), V::zero());
+    else if (V::is_far(max, scale))
+        exp_and_normalise<typename V::far>(logits, probs, n, scale, entries, max, first);
+    else
+        exp_and_normalise<V>(logits, probs, n, scale, entries, max, first);
+}
+
+template <class V>
+constexpr void softmax_masked(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
+                              const exp_scale<typename V::scalar>& scale, const bool* mask)
+{
+    const unmasked_entries<V> entries{mask};
+    const std::size_t first = first_unmasked(mask, n);
+    if (first == n)
+        fill_row<V>(probs, n, entries, V::zero(), V::zero());
+    else
+        softmax_of<V>(logits, probs, n, scale, entries, V::broadcast(logits + first));
+}
+
+template <class V>
+constexpr void row_softmax(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
+                           const exp_scale<typename V::scalar>& scale, const bool* mask)
+{
+    if (n == 0)
+        return;
+    if (mask != nullptr)
+        softmax_masked<V>(logits, probs, n, scale, mask);
+    else
+        softmax_of<V>(logits, probs, n, scale, every_entry<V>{}, V::broadcast(logits));
+}
+
+// T, the sum of all e^(x[i] - max) but one largest
+template <class V, class Entries>
+SMX_INLINE constexpr typename V::wide tail_of_sum(const typename V::scalar* logits, std::size_t n, Entries entries,
+                                                  const typename V::shift& shift, const typename V::vec& max,
+                                                  const typename V::vec& first)
+{
+    tail_pass<V, Entries> pass(logits, entries, shift, max, first);
+    walk<V>(n, pass);
+    return V::tail(pass.sum.total(), pass.ties);
+}
+
+template <class V, class Entries>
+SMX_INLINE constexpr void tail_and_log_probs(const typename V::scalar* logits, typename V::scalar* log_probs,
+                                             std::size_t n, const exp_scale<typename V::scalar>& scale, Entries entries,
+                                             const typename V::vec& max, const typename V::vec& first)
+{
+    const typename V::shift shift = V::shift_of(max, scale);
+    const typename V::wide tail = tail_of_sum<V>(logits, n, entries, shift, max, first);
+    log_prob_pass<V, Entries> pass(logits, log_probs, entries, shift, V::log1p(tail), first);
+    walk<V>(n, pass);
+}
+
+template <class V, class Entries>
+SMX_INLINE constexpr void log_softmax_of(const typename V::scalar* logits, typename V::scalar* log_probs, std::size_t n,
+                                         const exp_scale<typename V::scalar>& scale, Entries entries,
+                                         const typename V::vec& first)
+{
+    const typename V::vec max = row_max<V>(logits, n, entries, first);
+    if (!V::is_finite(max))
+        fill_row<V>(log_probs, n, entries, V::not_a_number(), V::minus_infinity());
+    else if (V::is_far(max, scale))
+        tail_and_log_probs<typename V::far>(logits, log_probs, n, scale, entries, max, first);
+    else
+        tail_and_log_probs<V>(logits, log_probs, n, scale, entries, max, first);
+}
+
+template <class V>
+constexpr void log_softmax_masked(const typename V::scalar* logits, typename V::scalar* log_probs, std::size_t n,
+                                  const exp_scale<typename V::scalar>& scale, const bool* mask)
+{
+    const unmasked_entries<V> entries{mask};
+    const std::size_t first = first_unmasked(mask, n);
+    if (first == n)
+        fill_row<V>(log_probs, n, entries, V::minus_infinity(), V::minus_infinity());
+    else
+        log_softmax_of<V>(logits, log_probs, n, scale, entries, V::broadcast(logits + first));
+}
+
+template <class V>
+constexpr void row_log_softmax(const typename V::scalar* logits, typename V::scalar* log_probs, std::size_t n,
+                               const exp_scale<typename V::scalar>& scale, const bool* mask)
+{
+    if (n == 0)
+        return;
+    if (mask != nullptr)
+        log_softmax_masked<V>(logits, log_probs, n, scale, mask);
+    else
+        log_softmax_of<V>(logits, log_probs, n, scale, every_entry<V>{}, V::broadcast(logits));
+}
+
+// NaN if any entry is NaN, else max
+template <class V>
+constexpr typename V::vec max_or_nan(const typename V::scalar* x, std::size_t n, const typename V::vec& max)
+{
+    for (std::size_t i = 0; i < n; ++i)
+        if (V::is_nan(x + i))
+            return V::not_a_number();
+    return max;
+}
+
+template <class V>
+SMX_INLINE constexpr typename V::vec max_plus_log1p(const typename V::scalar* logits, std::size_t n,
+                                                    const typename V::vec& max, const typename V::vec& first)
+{
+    const typename V::shift shift = V::shift_of(max, V::unit_scale());
+    return V::plus(max, V::log1p(tail_of_sum<V>(logits, n, every_entry<V>{}, shift, max, first)));
+}
+
+template <class V>
+constexpr void row_logsumexp(const typename V::scalar* logits, std::size_t n, typename V::scalar* out)
+{
+    if (n == 0)
+        return V::store(out, V::first(1), V::minus_infinity());
+    const typename V::vec first = V::broadcast(logits);
+    const typename V::vec max = row_max<V>(logits, n, every_entry<V>{}, first);
+    if (!V::is_finite(max))
+        V::store(out, V::first(1), max_or_nan<V>(logits, n, max));
+    else if (V::is_far(max, V::unit_scale()))
+        V::store(out, V::first(1), max_plus_log1p<typename V::far>(logits, n, max, first));
+    else
+        V::store(out, V::first(1), max_plus_log1p<V>(logits, n, max, first));
+}
+
+// ---- J and its products, from probs: J = s diag(p) - p p^T, s = sum p -----------------------------------------------
+
+// What J is applied to: v - origin. J 1 = 0, so any origin gives the same product.
+template <class V>
+struct tangent_row {
+    const typename V::scalar* v;
+    typename V::vec origin;
+
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec at(std::size_t i, Inside inside) const
+    {
+        return V::load(v + i, inside, origin) - origin;
+    }
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec scaled_at(std::size_t i, Inside inside) const // times 2^bias
+    {
+        return at(i, inside) * V::up();
+    }
+    SMX_INLINE constexpr typename V::vec unscaled(const typename V::vec& product) const { return product; }
+};
+
+// s, the largest p, and sum p[j] t[j], where p[j] = 0 adds nothing whatever t[j]
+template <class V, class Tangent>
+struct mass_and_dot {
+    const typename V::scalar* p;
+    Tangent tangent;
+    typename V::vec best;
+    typename V::sum mass, dot;
+
+    SMX_INLINE constexpr mass_and_dot(const typename V::scalar* p_, const Tangent& tangent_)
+        : p(p_), tangent(tangent_), best(V::zero()), mass(), dot()
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec prob(std::size_t i, Inside inside) const
+    {
+        return V::load(p + i, inside, V::zero());
+    }
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec product(std::size_t i, Inside inside, const typename V::vec& prob) const
+    {
+        return V::where_nonzero(prob, prob * tangent.at(i, inside));
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
+    {
+        const typename V::vec a = prob(i, inside);
+        best = V::max(best, a);
+        mass.add(a);
+        dot.add(product(i, inside, a));
+    }
+    SMX_INLINE constexpr void four(std::size_t i)
+    {
+        const typename V::vec a = prob(i, V::every());
+        const typename V::vec b = prob(i + V::lanes, V::every());
+        const typename V::vec c = prob(i + 2 * V::lanes, V::every());
+        const typename V::vec d = prob(i + 3 * V::lanes, V::every());
+        best = V::max(V::max(best, V::max(a, b)), V::max(c, d));
+        mass.add(a, b, c, d);
+        dot.add(product(i, V::every(), a), product(i + V::lanes, V::every(), b),
+                product(i + 2 * V::lanes, V::every(), c), product(i + 3 * V::lanes, V::every(), d));
+    }
+};
+
+// What a function of J needs to know of the row. dominated: one p outweighs all the others together.
+template <class V>
+struct row_mass {
+    typename V::vec max;
+    typename V::wide sum;
+    bool dominated;
+};
+
+// first i with p[i] = max
+template <class V>
+constexpr std::size_t index_of(const typename V::scalar* p, std::size_t n, const typename V::vec& max)
+{
+    std::size_t i = 0;
+    while (n - i >= V::lanes && V::count(V::equals(V::every(), V::load(p + i, V::every(), max), max)) == 0)
+        i += V::lanes;
+    for (; i < n; ++i)
+        if (V::broadcast_equals(p + i, max))
+            return i;
+    return 0; // a NaN in the row: it reaches every result whatever is chosen here
+}
+
+// J t of a row: sum_j p_j (t_i - t_j) = s t_i - dot
+template <class V, class Tangent>
+struct centred_tangent {
+    Tangent tangent;
+    row_mass<V> mass;
+    typename V::wide dot; // <p, t>
+};
+
+template <class V, bool rare, class Tangent>
+SMX_INLINE constexpr centred_tangent<V, Tangent> centre_row(const typename V::scalar* p, std::size_t n,
+                                                            const Tangent& tangent)
+{
+    mass_and_dot<V, Tangent> pass(p, tangent);
+    walk<V, rare>(n, pass);
+    const typename V::vec max = V::reduce_max(pass.best);
+    const typename V::wide sum = pass.mass.total();
+    return {tangent, {max, sum, V::outweighs(max, sum)}, pass.dot.total()};
+}
+
+// An entry that outweighs the others becomes the origin: its own component is then exact. Without such an entry there is
+// none: an outlier at the largest p would drown the rest.
+template <class V>
+constexpr centred_tangent<V, tangent_row<V>> centre_at_largest(const typename V::scalar* p, const typename V::scalar* v,
+                                                               std::size_t n, const typename V::vec& max)
+{
+    return centre_row<V, true>(p, n, tangent_row<V>{v, V::broadcast(v + index_of<V>(p, n, max))});
+}
+
+template <class V>
+SMX_INLINE constexpr centred_tangent<V, tangent_row<V>> centre(const typename V::scalar* p, const typename V::scalar* v,
+                                                               std::size_t n)
+{
+    const centred_tangent<V, tangent_row<V>> row = centre_row<V, false>(p, n, tangent_row<V>{v, V::zero()});
+    return row.mass.dominated ? centre_at_largest<V>(p, v, n, row.mass.max) : row;
+}
+
+// The tangent times 2^bias, for rows where all products p_j t_j may be subnormal and so not exact to u.
+template <class V, class Tangent>
+struct scaled_row {
+    Tangent tangent;
+
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec at(std::size_t i, Inside inside) const
+    {
+        return tangent.scaled_at(i, inside);
+    }
+    SMX_INLINE constexpr typename V::vec unscaled(const typename V::vec& product) const
+    {
+        return tangent.unscaled(product * V::down());
+    }
+};
+
+// max |t_i|, or max |p_i t_i|, over p_i > 0
+template <class V, class Tangent, bool weighted>
+struct largest_pass : each_step<V, largest_pass<V, Tangent, weighted>> {
+    const typename V::scalar* p;
+    Tangent tangent;
+    typename V::vec best;
+
+    SMX_INLINE constexpr largest_pass(const typename V::scalar* p_, const Tangent& tangent_)
+        : p(p_), tangent(tangent_), best(V::zero())
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
+    {
+        const typename V::vec prob = V::load(p + i, inside, V::zero());
+        const typename V::vec t = tangent.at(i, inside);
+        best = V::max(best, V::where_nonzero(prob, V::abs(weighted ? prob * t : t)));
+    }
+};
+
+template <class V, bool weighted, class Tangent>
+constexpr bool all_tiny(const typename V::scalar* p, std::size_t n, const Tangent& tangent)
+{
+    largest_pass<V, Tangent, weighted> pass(p, tangent);
+    walk<V, true>(n, pass);
+    return V::is_tiny(V::reduce_max(pass.best));
+}
+
+// out_i = p_i (s t_i - dot); 0 where p_i = 0
+template <class V, class Tangent>
+struct product_pass : each_step<V, product_pass<V, Tangent>> {
+    const typename V::scalar* p;
+    typename V::scalar* out;
+    centred_tangent<V, Tangent> row;
+
+    SMX_INLINE constexpr product_pass(const typename V::scalar* p_, typename V::scalar* out_,
+                                      const centred_tangent<V, Tangent>& row_)
+        : p(p_), out(out_), row(row_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
+    {
+        const typename V::vec prob = V::load(p + i, inside, V::zero());
+        const typename V::vec centred = V::scaled_minus(row.mass.sum, row.tangent.at(i, inside), row.dot);
+        V::store(out + i, inside, V::where_nonzero(prob, row.tangent.unscaled(prob * centred)));
+    }
+};
+
+template <class V, class Tangent>
+constexpr void scaled_product(const typename V::scalar* p, typename V::scalar* out, std::size_t n,
+                              const Tangent& tangent)
+{
+    using scaled = scaled_row<V, Tangent>;
+    product_pass<V, scaled> pass(p, out, centre_row<V, true>(p, n, scaled{tangent}));
+    walk<V, true>(n, pass);
+}
+
+template <class V, bool rare, class Tangent>
+SMX_INLINE constexpr void product(const typename V::scalar* p, typename V::scalar* out, std::size_t n,
+                                  const centred_tangent<V, Tangent>& row)
+{
+    if (V::is_tiny(V::narrow(row.dot)) && all_tiny<V, true>(p, n, row.tangent))
+        return scaled_product<V>(p, out, n, row.tangent);
+    product_pass<V, Tangent> pass(p, out, row);
+    walk<V, rare>(n, pass);
+}
+
+template <class V>
+constexpr void row_softmax_jvp(const typename V::scalar* probs, const typename V::scalar* tangent,
+                               typename V::scalar* out, std::size_t n)
+{
+    product<V, false>(probs, out, n, centre<V>(probs, tangent, n));
+}
+
+// out_i = s t_i - dot
+template <class V>
+struct log_jvp_pass : each_step<V, log_jvp_pass<V>> {
+    typename V::scalar* out;
+    centred_tangent<V, tangent_row<V>> row;
+
+    SMX_INLINE constexpr log_jvp_pass(typename V::scalar* out_, const centred_tangent<V, tangent_row<V>>& row_)
+        : out(out_), row(row_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
+    {
+        V::store(out + i, inside, V::scaled_minus(row.mass.sum, row.tangent.at(i, inside), row.dot));
+    }
+};
+
+template <class V>
+struct scaled_log_jvp_pass : each_step<V, scaled_log_jvp_pass<V>> {
+    typename V::scalar* out;
+    centred_tangent<V, tangent_row<V>> row;
+    typename V::wide scaled_dot;
+
+    SMX_INLINE constexpr scaled_log_jvp_pass(typename V::scalar* out_, const centred_tangent<V, tangent_row<V>>& row_,
+                                             const typename V::wide& scaled_dot_)
+        : out(out_), row(row_), scaled_dot(scaled_dot_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
+    {
+        const typename V::vec t = row.tangent.at(i, inside);
+        const typename V::vec scaled = V::scaled_minus(row.mass.sum, row.tangent.scaled_at(i, inside), scaled_dot);
+        V::store(out + i, inside,
+                 V::where_tiny(V::abs(t), scaled * V::down(), V::scaled_minus(row.mass.sum, t, row.dot)));
+    }
+};
+
+template <class V>
+constexpr void scaled_log_jvp(const typename V::scalar* p, typename V::scalar* out, std::size_t n,
+                              const centred_tangent<V, tangent_row<V>>& row)
+{
+    using scaled = scaled_row<V, tangent_row<V>>;
+    scaled_log_jvp_pass<V> pass(out, row, centre_row<V, true>(p, n, scaled{row.tangent}).dot);
+    walk<V, true>(n, pass);
+}
+
+template <class V>
+constexpr void row_log_softmax_jvp(const typename V::scalar* probs, const typename V::scalar* tangent,
+                                   typename V::scalar* out, std::size_t n)
+{
+    const centred_tangent<V, tangent_row<V>> row = centre<V>(probs, tangent, n);
+    if (V::is_tiny(V::narrow(row.dot)) && all_tiny<V, true>(probs, n, row.tangent))
+        return scaled_log_jvp<V>(probs, out, n, row);
+    log_jvp_pass<V> pass(out, row);
+    walk<V>(n, pass);
+}
+
+// sum of x, with no addition before that to the sum: an error of 2 ULP is all that the diagonal of J has
+template <class V>
+struct sum_pass : each_step<V, sum_pass<V>> {
+    const typename V::scalar* x;
+    typename V::sum sum;
+
+    explicit SMX_INLINE constexpr sum_pass(const typename V::scalar* x_) : x(x_), sum() {}
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
+    {
+        sum.add(V::load(x + i, inside, V::zero()));
+    }
+};
+
+template <class V>
+constexpr typename V::wide sum_of(const typename V::scalar* x, std::size_t n)
+{
+    sum_pass<V> pass(x);
+    walk<V, true>(n, pass);
+    return pass.sum.total();
+}
+
+template <class V>
+constexpr row_mass<V> mass_of(const typename V::scalar* p, std::size_t n)
+{
+    const typename V::wide sum = sum_of<V>(p, n);
+    const typename V::vec max = row_max<V>(p, n, every_entry<V>{}, V::zero());
+    return {max, sum, V::outweighs(max, sum)};
+}
+
+// sum_{j != i} x_j for every i. For the entry that outweighs the others they are summed without it; for every other entry
+// s - p_i is at least s / 2 and loses nothing.
+template <class V>
+struct others {
+    typename V::wide sum;     // of all
+    typename V::wide without; // of all but the dominating entry
+    typename V::vec max;      // the dominating probability
+    bool dominated;
+
+    constexpr others(const typename V::scalar* x_, std::size_t n_, const typename V::scalar* p_,
+                     const row_mass<V>& mass_)
+        : sum(sum_of<V>(x_, n_)), without(sum), max(mass_.max), dominated(mass_.dominated)
+    {
+        if (dominated) {
+            const std::size_t m = index_of<V>(p_, n_, max);
+            without = V::total(sum_of<V>(x_, m), sum_of<V>(x_ + m + 1, n_ - m - 1));
+        }
+    }
+
+    // for the entries with probabilities p and values x
+    SMX_INLINE constexpr typename V::vec of(const typename V::vec& p, const typename V::vec& x) const
+    {
+        const typename V::vec rest = V::minus(sum, x);
+        return dominated ? V::select(V::equals(V::every(), p, max), V::narrow(without), rest) : rest;
+    }
+    // factor sum_{j != i} x_j for the entry with probability and value *p, rounded once
+    SMX_INLINE constexpr typename V::vec times(const typename V::vec& factor, const typename V::scalar* p) const
+    {
+        return V::product(factor, dominated && V::broadcast_equals(p, max) ? without : V::total_without(sum, p));
+    }
+};
+
+// out_i = u_i sum_{j != i} p_j - p_i sum_{j != i} u_j
+template <class V>
+struct log_vjp_pass : each_step<V, log_vjp_pass<V>> {
+    const typename V::scalar* p;
+    const typename V::scalar* u;
+    typename V::scalar* out;
+    const others<V>& other_probs;
+    const others<V>& other_cotangents;
+
+    SMX_INLINE constexpr log_vjp_pass(const typename V::scalar* p_, const typename V::scalar* u_,
+                                      typename V::scalar* out_, const others<V>& other_probs_,
+                                      const others<V>& other_cotangents_)
+        : p(p_), u(u_), out(out_), other_probs(other_probs_), other_cotangents(other_cotangents_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
+    {
+        const typename V::vec prob = V::load(p + i, inside, V::zero());
+        const typename V::vec cotangent = V::load(u + i, inside, V::zero());
+        const typename V::vec rest = other_probs.of(prob, prob), rest_u = other_cotangents.of(prob, cotangent);
+        const typename V::vec a = cotangent * rest, b = prob * rest_u;
+        // products near the subnormal numbers once more, times 2^bias
+        const typename V::vec scaled = (cotangent * (rest * V::up()) - prob * V::up() * rest_u) * V::down();
+        V::store(out + i, inside, V::where_tiny(V::max(V::abs(a), V::abs(b)), scaled, a - b));
+    }
+};
+
+template <class V>
+constexpr void row_log_softmax_vjp(const typename V::scalar* probs, const typename V::scalar* cotangent,
+                                   typename V::scalar* out, std::size_t n)
+{
+    const row_mass<V> mass = mass_of<V>(probs, n);
+    const others<V> other_probs(probs, n, probs, mass);
+    const others<V> other_cotangents(cotangent, n, probs, mass);
+    log_vjp_pass<V> pass(probs, cotangent, out, other_probs, other_cotangents);
+    walk<V, true>(n, pass);
+}
+
+// x~ = x - <p, x> / s, from differences with the entry of the largest p; times unit, so that none that counts is subnormal
+template <class V>
+struct centring {
+    tangent_row<V> tangent;
+    typename V::vec unit, inverse_unit;
+    typename V::wide mean; // <p, x - origin> / s
+
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec of(std::size_t i, Inside inside) const
+    {
+        return V::less(tangent.at(i, inside) * unit, mean);
+    }
+};
+
+template <class V>
+constexpr centring<V> centring_of(const typename V::scalar* x, const typename V::scalar* p, std::size_t n,
+                                  std::size_t m)
+{
+    const tangent_row<V> tangent{x, V::broadcast(x + m)};
+    const centred_tangent<V, tangent_row<V>> row = centre_row<V, true>(p, n, tangent);
+    if (!V::is_tiny(V::narrow(row.dot)) || !all_tiny<V, false>(p, n, tangent))
+        return {tangent, V::one(), V::one(), V::quotient(row.dot, row.mass.sum)};
+    const scaled_row<V, tangent_row<V>> scaled{tangent};
+    return {tangent, V::up(), V::down(), V::quotient(centre_row<V, true>(p, n, scaled).dot, row.mass.sum)};
+}
+
+// u~ o v~
+template <class V>
+struct curvature_row {
+    centring<V> u, v;
+
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec at(std::size_t i, Inside inside) const
+    {
+        return u.of(i, inside) * v.of(i, inside);
+    }
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec scaled_at(std::size_t i, Inside inside) const // the smaller factor grows
+    {
+        return V::scaled_product(u.of(i, inside), v.of(i, inside));
+    }
+    SMX_INLINE constexpr typename V::vec unscaled(const typename V::vec& product) const
+    {
+        return product * u.inverse_unit * v.inverse_unit;
+    }
+};
+
+// J (u~ o v~)
+template <class V>
+constexpr void row_softmax_hvp(const typename V::scalar* probs, const typename V::scalar* cotangent,
+                               const typename V::scalar* tangent, typename V::scalar* out, std::size_t n)
+{
+    if (n == 0)
+        return;
+    const std::size_t m = index_of<V>(probs, n, row_max<V>(probs, n, every_entry<V>{}, V::zero()));
+    const curvature_row<V> curvature{centring_of<V>(cotangent, probs, n, m), centring_of<V>(tangent, probs, n, m)};
+    product<V, true>(probs, out, n, centre_row<V, true>(probs, n, curvature));
+}
+
+// ---- dense Jacobians ------------------------------------------------------------------------------------------------
+
+// row[j] = 0 - factor p[j]; and 0 - 0 is +0
+template <class V>
+struct negated_row_pass : each_step<V, negated_row_pass<V>> {
+    const typename V::scalar* p;
+    typename V::scalar* row;
+    typename V::vec factor;
+
+    SMX_INLINE constexpr negated_row_pass(const typename V::scalar* p_, typename V::scalar* row_,
+                                          const typename V::vec& factor_)
+        : p(p_), row(row_), factor(factor_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t j, Inside inside) const
+    {
+        V::store(row + j, inside, V::zero() - factor * V::load(p + j, inside, V::zero()));
+    }
+};
+
+// row i of J: -p_i p_j off the diagonal, p_i sum_{j != i} p_j on it; for log_softmax: -p_j, sum_{j != i} p_j
+template <class V>
+SMX_INLINE constexpr void jacobian_row(const typename V::scalar* probs, std::size_t n, std::size_t i,
+                                       const typename V::vec& factor, const others<V>& other_probs,
+                                       typename V::scalar* row)
+{
+    const typename V::vec diagonal = other_probs.times(factor, probs + i);
+    negated_row_pass<V> pass(probs, row, factor);
+    walk<V>(n, pass);
+    V::store(row + i, V::first(1), diagonal);
+}
+
+template <class V>
+constexpr void row_softmax_jacobian(const typename V::scalar* probs, std::size_t n, typename V::scalar* jacobian)
+{
+    const others<V> other_probs(probs, n, probs, mass_of<V>(probs, n));
+    for (std::size_t i = 0; i < n; ++i)
+        jacobian_row<V>(probs, n, i, V::broadcast(probs + i), other_probs, jacobian + i * n);
+}
+
+template <class V>
+constexpr void row_log_softmax_jacobian(const typename V::scalar* probs, std::size_t n, typename V::scalar* jacobian)
+{
+    const others<V> other_probs(probs, n, probs, mass_of<V>(probs, n));
+    for (std::size_t i = 0; i < n; ++i)
+        jacobian_row<V>(probs, n, i, V::one(), other_probs, jacobian + i * n);
+}
+
+// ---- the table ------------------------------------------------------------------------------------------------------
+
+template <class V>
+struct row_functions { // each is compiled when it is named
+    static constexpr auto softmax = row_softmax<V>;
+    static constexpr auto log_softmax = row_log_softmax<V>;
+    static constexpr auto logsumexp = row_logsumexp<V>;
+    static constexpr auto softmax_jacobian = row_softmax_jacobian<V>;
+    static constexpr auto log_softmax_jacobian = row_log_softmax_jacobian<V>;
+    static constexpr auto softmax_jvp = row_softmax_jvp<V>;
+    static constexpr auto log_softmax_jvp = row_log_softmax_jvp<V>;
+    static constexpr auto log_softmax_vjp = row_log_softmax_vjp<V>;
+    static constexpr auto softmax_hvp = row_softmax_hvp<V>;
+};
+
+template <class V>
+constexpr row_table<typename V::scalar> table = {
+    V::name,
+    row_softmax<V>,
+    row_log_softmax<V>,
+    row_logsumexp<V>,
+    row_softmax_jacobian<V>,
+    row_log_softmax_jacobian<V>,
+    row_softmax_jvp<V>,
+    row_log_softmax_jvp<V>,
+    row_log_softmax_vjp<V>,
+    row_softmax_hvp<V>,
+};

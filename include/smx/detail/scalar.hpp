@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: BSL-1.0
+// scalar.hpp: the scalar arithmetic that all leaves share: a number, an unevaluated sum of two, log1p, and the
+// temperature as a factor.
+#pragma once
+
+#include <cstddef>     // size_t
+#include <cstdint>     // int64_t, uint64_t
+#include <limits>      // numeric_limits
+#include <type_traits> // is_same_v
+
+#include <smx/detail/target.hpp>
+
+SMX_PRECISE_BEGIN
+namespace smx::detail {
+
+// One value as a class: under -ffinite-math-only a bare float argument counts as finite, a member does not; and the
+// conversion to T makes an expression template a value.
+template <class T>
+struct number {
+    T value;
+
+    friend SMX_INLINE constexpr number operator+(const number& a, const number& b) { return {T(a.value + b.value)}; }
+    friend SMX_INLINE constexpr number operator-(const number& a, const number& b) { return {T(a.value - b.value)}; }
+    friend SMX_INLINE constexpr number operator*(const number& a, const number& b) { return {T(a.value * b.value)}; }
+    friend SMX_INLINE constexpr number operator/(const number& a, const number& b) { return {T(a.value / b.value)}; }
+    friend SMX_INLINE constexpr bool operator<(const number& a, const number& b)
+    {
+        return static_cast<bool>(a.value < b.value);
+    }
+    friend SMX_INLINE constexpr bool operator==(const number& a, const number& b)
+    {
+        if constexpr (std::is_floating_point_v<T>)
+            return a.value == b.value;
+        else
+            return !(a < b) && !(b < a);
+    }
+};
+
+using real = number<double>;
+
+// Infinity and NaN are made from integer bits: constants of such a value are folded away under -ffinite-math-only.
+template <class T>
+SMX_INLINE constexpr number<T> minus_infinity()
+{
+    if constexpr (std::is_same_v<T, double>)
+        return __builtin_bit_cast(real, std::uint64_t{0xfff0000000000000});
+    else if constexpr (std::is_floating_point_v<T>) {
+        constexpr T infinity = std::numeric_limits<T>::infinity();
+        return {-infinity};
+    } else if constexpr (std::numeric_limits<T>::has_infinity)
+        return {T(-std::numeric_limits<T>::infinity())};
+    else
+        return {T(log(T(0)))};
+}
+
+template <class T>
+SMX_INLINE constexpr number<T> not_a_number()
+{
+    if constexpr (std::is_same_v<T, double>)
+        return __builtin_bit_cast(real, std::uint64_t{0x7ff8000000000000});
+    else if constexpr (std::is_floating_point_v<T>) {
+        constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+        return {nan};
+    } else if constexpr (std::numeric_limits<T>::has_quiet_NaN)
+        return {T(std::numeric_limits<T>::quiet_NaN())};
+    else
+        return {T(T(0) / T(0))};
+}
+
+template <class T>
+SMX_INLINE constexpr bool is_finite(const number<T>& x)
+{
+    if constexpr (std::is_same_v<T, double>)
+        return (__builtin_bit_cast(std::uint64_t, x) & 0x7ff0000000000000) != 0x7ff0000000000000;
+    else if constexpr (std::is_floating_point_v<T>) {
+        constexpr T largest = std::numeric_limits<T>::max(); // a constant: no call that units share
+        return -largest <= x.value && x.value <= largest;
+    } else
+        return x - x < number<T>{T(1)}; // inf - inf is NaN, and not less than anything
+}
+
+template <class T>
+SMX_INLINE constexpr bool is_nan(const number<T>& x)
+{
+    return !(x < number<T>{T(1)}) && !(number<T>{T(0)} < x); // of a number, one holds
+}
+
+// x with its 27 last bits cleared: two such numbers have an exact product
+SMX_INLINE constexpr real upper_half(real x)
+{
+    return __builtin_bit_cast(real, __builtin_bit_cast(std::uint64_t, x) & 0xfffffffff8000000u);
+}
+
+// 2^exponent, -1022 <= exponent <= 1023
+SMX_INLINE constexpr real power_of_two(int exponent)
+{
+    return __builtin_bit_cast(real, static_cast<std::uint64_t>(1023 + exponent) << 52);
+}
+
+// hi + lo, |lo| <= ulp(hi) / 2: a number of 106 bits (Dekker 1971)
+struct pair {
+    real hi, lo;
+};
+
+SMX_INLINE constexpr pair fast_two_sum(real a, real b) // |a| >= |b|
+{
+    const real s = a + b;
+    return {s, b - (s - a)};
+}
+
+SMX_INLINE constexpr pair two_sum(real a, real b) // Knuth 1969
+{
+    const real s = a + b;
+    const real b_part = s - a;
+    return {s, (a - (s - b_part)) + (b - b_part)};
+}
+
+SMX_INLINE constexpr pair two_product(real a, real b) // Dekker 1971; |a|, |b| < 2^996, and a b above 2^-968
+{
+    const real p = a * b;
+    const real a1 = upper_half(a), b1 = upper_half(b);
+    const real a2 = a - a1, b2 = b - b1;
+    return {p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2};
+}
+
+SMX_INLINE constexpr pair operator+(pair a, real b)
+{
+    const pair s = two_sum(a.hi, b);
+    return fast_two_sum(s.hi, s.lo + a.lo);
+}
+
+SMX_INLINE constexpr pair operator*(pair a, pair b)
+{
+    const pair p = two_product(a.hi, b.hi);
+    return fast_two_sum(p.hi, p.lo + (a.hi * b.lo + a.lo * b.hi));
+}
+
+SMX_INLINE constexpr pair operator/(pair a, pair b)
+{
+    const real q = a.hi / b.hi;
+    const pair p = two_product(q, b.hi);
+    return fast_two_sum(q, (((a.hi - p.hi) - p.lo) + a.lo - q * b.lo) / b.hi);
+}
+
+// sum of hi[i] + lo[i], always in this tree
+SMX_INLINE constexpr pair total_of_eight(const double* hi, const double* lo)
+{
+    pair sums[8] = {};
+    for (int i = 0; i < 8; ++i)
+        sums[i] = {{hi[i]}, {lo[i]}};
+    for (int half = 4; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) {
+            const pair s = two_sum(sums[i].hi, sums[i + half].hi);
+            sums[i] = {s.hi, s.lo + (sums[i].lo + sums[i + half].lo)};
+        }
+    return fast_two_sum(sums[0].hi, sums[0].lo);
+}
+
+// log(1 + t) for t >= 0 with an error below 2^-58 of it: 1 + t = 2^k (1 + m), s = m / (2 + m), |s| <= 0.1716,
+// log(1 + m) = 2 s + s^3 P(s^2); P by tests/coefficients.sollya, relative error 2^-54.
+SMX_INLINE constexpr pair log1p(pair t)
+{
+    constexpr double p[] = {0x1.5555555555555p-1, 0x1.9999999999dd9p-2, 0x1.24924924140e6p-2,
+                            0x1.c71c729983269p-3, 0x1.745cba5b027d9p-3, 0x1.3b2af1555f2c9p-3,
+                            0x1.0dc2a5ab7c789p-3, 0x1.307af3a5c57f2p-3, -0x1.151a8f8139dd4p-3};
+    constexpr real one{1}, two{2};
+    if (t.hi < real{0x1p-60}) // t - t^2 / 2
+        return t;
+    constexpr pair ln2{{0x1.62e42ffp-1}, {-0x1.718432a1b0e26p-35}}; // hi has 33 bits: k hi is exact
+
+    const pair w = two_sum(one, t.hi); // 1 + t = w + t.lo
+    // k: the power of two that brings w into [sqrt(1/2), sqrt(2))
+    const std::int64_t bits = __builtin_bit_cast(std::int64_t, w.hi) - 0x3fe6a09e667f3bcd;
+    const int k = static_cast<int>(bits >> 52);
+    pair m = t;
+    if (k != 0) {
+        const real down = power_of_two(-k);
+        m = fast_two_sum(w.hi * down - one, w.lo * down + t.lo * down);
+    }
+    const pair s = m / (m + two);
+    const real z = s.hi * s.hi;
+    real poly{p[8]};
+    for (int i = 7; i >= 0; --i)
+        poly = poly * z + real{p[i]};
+    const real exponent{static_cast<double>(k)};
+    const pair sum = two_sum(exponent * ln2.hi, two * s.hi);
+    return fast_two_sum(sum.hi, sum.lo + (exponent * ln2.lo + (two * s.lo + s.hi * (z * poly))));
+}
+
+// exp_scale<T>: e^(x / temperature) = 2^(x unit (hi + lo)), x / temperature = x unit (inverse_hi + inverse_lo).
+// unit is a power of two: 1 for a temperature of at most 1, 1/2 above, so that no difference of logits overflows; and
+// whatever keeps hi in range for temperatures near the ends of the type.
+template <class T>
+struct exp_scale { // any scalar: x / temperature = x unit / divisor
+    T unit, divisor;
+};
+
+template <class T>
+    requires std::is_same_v<T, float> || std::is_same_v<T, double>
+struct exp_scale<T> {
+    T hi, lo;                 // log2(e) / (temperature unit)
+    T inverse_hi, inverse_lo; // 1 / (temperature unit)
+    T unit;
+};
+
+inline constexpr pair log2_e{{0x1.71547652b82fep+0}, {0x1.777d0ffda0d24p-56}}; // 1 / ln 2
+
+// What every leaf does with sums and quotients, once a row. Terms are e^((x - max) / temperature) 2^bias, so that none
+// that counts is subnormal; the largest is 2^bias exactly.
+template <class T>
+struct wide_arithmetic;
+
+template <>
+struct wide_arithmetic<float> {
+    using wide = real;
+    static constexpr int bias = 64;
+
+    static SMX_INLINE constexpr real as_double(const float& x) { return {static_cast<double>(x)}; }
+    static SMX_INLINE constexpr exp_scale<float> unit_scale() { return {0x1.715476p+0f, 0x1.4ae0cp-26f, 1, 0, 1}; }
+
+    // T = below / 2^bias + ties - 1
+    static SMX_INLINE constexpr wide tail(wide below, std::size_t ties)
+    {
+        return below * power_of_two(-bias) + real{static_cast<double>(ties) - 1};
+    }
+    static SMX_INLINE constexpr wide log1p(wide t) { return detail::log1p({t, {0}}).hi; }
+    static SMX_INLINE constexpr bool outweighs(real p, wide s) { return s - p < p; }
+    static SMX_INLINE constexpr wide total(wide a, wide b) { return a + b; }
+    static SMX_INLINE constexpr wide total_without(wide a, const float* b) { return a - as_double(*b); }
+    static SMX_INLINE constexpr wide quotient(wide a, wide b) { return a / b; }
+};
+
+template <>
+struct wide_arithmetic<double> {
+    using wide = pair;
+    static constexpr int bias = 512;
+
+    static SMX_INLINE constexpr exp_scale<double> unit_scale() { return {log2_e.hi.value, log2_e.lo.value, 1, 0, 1}; }
+
+    static SMX_INLINE constexpr wide tail(wide below, std::size_t ties)
+    {
+        const real down = power_of_two(-bias);
+        return pair{below.hi * down, below.lo * down} + real{static_cast<double>(ties) - 1};
+    }
+    static SMX_INLINE constexpr wide log1p(wide t) { return detail::log1p(t); }
+    static SMX_INLINE constexpr real plus(real a, wide b)
+    {
+        const pair s = two_sum(a, b.hi);
+        return is_finite(s.hi) ? s.hi + (s.lo + b.lo) : s.hi;
+    }
+    static SMX_INLINE constexpr bool outweighs(real p, wide s) { return s.hi - p < p; }
+    static SMX_INLINE constexpr wide total(wide a, wide b) { return (a + b.lo) + b.hi; }
+    static SMX_INLINE constexpr wide total_without(wide a, const double* b) { return a + real{-*b}; }
+    static SMX_INLINE constexpr wide quotient(wide a, wide b) { return {a.hi / b.hi, {0}}; }
+};
+
+// 2^(j/16) as hi + lo, by tests/coefficients.sollya
+struct sixteenth_power_table {
+    double hi[16], lo[16];
+};
+inline constexpr sixteenth_power_table sixteenth_powers = {
+    {0x1p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0, 0x1.2387a6e756238p+0, 0x1.306fe0a31b715p+0,
+     0x1.3dea64c123422p+0, 0x1.4bfdad5362a27p+0, 0x1.5ab07dd485429p+0, 0x1.6a09e667f3bcdp+0, 0x1.7a11473eb0187p+0,
+     0x1.8ace5422aa0dbp+0, 0x1.9c49182a3f09p+0, 0x1.ae89f995ad3adp+0, 0x1.c199bdd85529cp+0, 0x1.d5818dcfba487p+0,
+     0x1.ea4afa2a490dap+0},
+    {0, 0x1.8a62e4adc610bp-54, -0x1.19041b9d78a76p-55, 0x1.9b07eb6c70573p-54, 0x1.6f46ad23182e4p-55,
+     0x1.ada0911f09ebcp-55, 0x1.d4397afec42e2p-56, 0x1.6324c054647adp-54, -0x1.bdd3413b26456p-54,
+     -0x1.41577ee04992fp-55, 0x1.6e9f156864b27p-54, 0x1.c7c46b071f2bep-56, 0x1.7a1cd345dcc81p-54, 0x1.11065895048ddp-55,
+     0x1.2ed02d75b3707p-55, -0x1.e9c23179c2893p-54}};
+
+namespace { // every unit has its own copy, compiled with its own flags
+
+// 0 < temperature <= largest finite
+template <class T>
+constexpr exp_scale<T> scale_of(const T& temperature)
+{
+    if constexpr (std::is_same_v<T, double>) {
+        if (temperature == 1)
+            return {log2_e.hi.value, log2_e.lo.value, 1, 0, 1};
+        const double unit = temperature > 0x1p900    ? 0x1p-128
+                            : temperature > 1        ? 0.5
+                            : temperature < 0x1p-900 ? 0x1p128
+                                                     : 1;
+        const pair inverse = pair{{1}, {0}} / pair{{temperature * unit}, {0}};
+        const pair factor = log2_e * inverse;
+        return {factor.hi.value, factor.lo.value, inverse.hi.value, inverse.lo.value, unit};
+    } else if constexpr (std::is_same_v<T, float>) {
+        const float unit = temperature > 0x1p96f    ? 0x1p-32f
+                           : temperature > 1        ? 0.5f
+                           : temperature < 0x1p-96f ? 0x1p32f
+                                                    : 1;
+        const double inverse = 1 / (static_cast<double>(temperature) * static_cast<double>(unit));
+        const double factor = log2_e.hi.value * inverse;
+        const float hi = static_cast<float>(factor), inverse_hi = static_cast<float>(inverse);
+        return {hi, static_cast<float>(factor - static_cast<double>(hi)), inverse_hi,
+                static_cast<float>(inverse - static_cast<double>(inverse_hi)), unit};
+    } else {
+        const T unit = T(1) < temperature ? T(T(1) / T(2)) : T(1);
+        return {unit, T(temperature * unit)};
+    }
+}
+
+} // namespace
+} // namespace smx::detail
+SMX_PRECISE_END
