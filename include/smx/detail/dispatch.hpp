@@ -4,7 +4,7 @@
 
 #include <cstddef>     // size_t
 #include <span>        // span
-#include <type_traits> // is_same_v
+#include <type_traits> // is_same_v, remove_const_t
 
 #include <smx/detail/isa_generic.hpp>
 #include <smx/detail/row_table.hpp>
@@ -79,6 +79,39 @@ SMX_INLINE auto fastest(Pick pick)
     else
 #endif
         return generic;
+}
+
+// One row function at every level that this machine can run, the fastest last: for tests and benchmarks.
+template <class Function>
+struct functions_by_level {
+    struct named {
+        const char* name;
+        Function function;
+    } functions[3];
+    std::size_t count;
+
+    const named* begin() const { return functions; }
+    const named* end() const { return functions + count; }
+};
+
+template <class T, class Pick>
+inline auto at_every_level(Pick pick)
+{
+    const auto generic = pick(generic::row_functions<generic::lane<T>>{});
+    functions_by_level<std::remove_const_t<decltype(generic)>> all{{{"generic", generic}}, 1};
+#if SMX_HAS_X86_LEAVES()
+    if constexpr (std::is_same_v<T, float>)
+        all = {{{"generic", generic},
+                {"avx2", pick(avx2::row_functions<avx2::f32>{})},
+                {"avx512", pick(avx512::row_functions<avx512::f32>{})}},
+               static_cast<std::size_t>(detect_level()) + 1};
+    else if constexpr (std::is_same_v<T, double>)
+        all = {{{"generic", generic},
+                {"avx2", pick(avx2::row_functions<avx2::f64>{})},
+                {"avx512", pick(avx512::row_functions<avx512::f64>{})}},
+               static_cast<std::size_t>(detect_level()) + 1};
+#endif
+    return all;
 }
 
 } // namespace

@@ -545,6 +545,8 @@ using f64 = rows<doubles, double>;
 
 #include <smx/detail/row_kernels.inl>
 
+#include <smx/detail/row_functions.inl>
+
 } // namespace
 } // namespace smx::detail::avx2
 SMX_TARGET_END

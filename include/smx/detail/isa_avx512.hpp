@@ -328,6 +328,8 @@ using f64 = rows<doubles, double>;
 
 #include <smx/detail/row_kernels.inl>
 
+#include <smx/detail/row_functions.inl>
+
 } // namespace
 } // namespace smx::detail::avx512
 SMX_TARGET_END

@@ -458,6 +458,8 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
 
 #include <smx/detail/row_kernels.inl>
 
+#include <smx/detail/row_functions.inl>
+
 } // namespace
 } // namespace smx::detail::generic
 SMX_PRECISE_END

@@ -878,32 +878,3 @@ constexpr void row_log_softmax_jacobian(const typename V::scalar* probs, std::si
     for (std::size_t i = 0; i < n; ++i)
         jacobian_row<V>(probs, n, i, V::one(), other_probs, jacobian + i * n);
 }
-
-// ---- the table ------------------------------------------------------------------------------------------------------
-
-template <class V>
-struct row_functions { // each is compiled when it is named
-    static constexpr auto softmax = row_softmax<V>;
-    static constexpr auto log_softmax = row_log_softmax<V>;
-    static constexpr auto logsumexp = row_logsumexp<V>;
-    static constexpr auto softmax_jacobian = row_softmax_jacobian<V>;
-    static constexpr auto log_softmax_jacobian = row_log_softmax_jacobian<V>;
-    static constexpr auto softmax_jvp = row_softmax_jvp<V>;
-    static constexpr auto log_softmax_jvp = row_log_softmax_jvp<V>;
-    static constexpr auto log_softmax_vjp = row_log_softmax_vjp<V>;
-    static constexpr auto softmax_hvp = row_softmax_hvp<V>;
-};
-
-template <class V>
-constexpr row_table<typename V::scalar> table = {
-    V::name,
-    row_softmax<V>,
-    row_log_softmax<V>,
-    row_logsumexp<V>,
-    row_softmax_jacobian<V>,
-    row_log_softmax_jacobian<V>,
-    row_softmax_jvp<V>,
-    row_log_softmax_jvp<V>,
-    row_log_softmax_vjp<V>,
-    row_softmax_hvp<V>,
-};

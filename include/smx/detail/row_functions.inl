@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: BSL-1.0
+// row_functions.inl: the names of the row functions of one leaf, for dispatch.hpp.
+//
+// Not a header: each isa_*.hpp includes this text after the kernels, in its own namespace and target region.
+
+template <class V>
+struct row_functions { // each is compiled when it is named
+    static constexpr auto softmax = row_softmax<V>;
+    static constexpr auto log_softmax = row_log_softmax<V>;
+    static constexpr auto logsumexp = row_logsumexp<V>;
+    static constexpr auto softmax_jacobian = row_softmax_jacobian<V>;
+    static constexpr auto log_softmax_jacobian = row_log_softmax_jacobian<V>;
+    static constexpr auto softmax_jvp = row_softmax_jvp<V>;
+    static constexpr auto log_softmax_jvp = row_log_softmax_jvp<V>;
+    static constexpr auto log_softmax_vjp = row_log_softmax_vjp<V>;
+    static constexpr auto softmax_hvp = row_softmax_hvp<V>;
+};
+
+template <class V>
+constexpr row_table<typename V::scalar> table = {
+    V::name,
+    row_softmax<V>,
+    row_log_softmax<V>,
+    row_logsumexp<V>,
+    row_softmax_jacobian<V>,
+    row_log_softmax_jacobian<V>,
+    row_softmax_jvp<V>,
+    row_log_softmax_jvp<V>,
+    row_log_softmax_vjp<V>,
+    row_softmax_hvp<V>,
+};
