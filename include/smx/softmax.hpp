@@ -33,13 +33,17 @@ SMX_INLINE void transform_row(const char* function, const argument<const T>& log
 {
     check_same_size(function, out.name, out.size, logits.name, logits.size);
     check_overlap(function, out, logits);
-    const exp_scale<T> scale = checked_scale(function, &options.temperature);
     const argument<const bool> mask{"mask", options.mask.data(), options.mask.size()};
     if (mask.size != 0) {
         check_same_size(function, mask.name, mask.size, logits.name, logits.size);
         check_overlap(function, out, mask);
     }
-    row_function(logits.data, out.data, logits.size, scale, mask.size == 0 ? nullptr : mask.data);
+    const bool* const mask_data = mask.size == 0 ? nullptr : mask.data;
+    if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double>)
+        if (is_one(&options.temperature))
+            return row_function(logits.data, out.data, logits.size, wide_arithmetic<T>::unit_scale(), mask_data);
+    const exp_scale<T> scale = checked_scale(function, &options.temperature);
+    row_function(logits.data, out.data, logits.size, scale, mask_data);
 }
 
 // In a constant expression arithmetic must not meet a NaN: such a row is filled before.

@@ -2,12 +2,13 @@
 // check.hpp: the checks of arguments and their messages. A check costs a compare; the rest is out of line.
 #pragma once
 
-#include <cstddef>   // size_t
-#include <cstdint>   // uintptr_t
-#include <cstdio>    // snprintf
-#include <cstdlib>   // abort
-#include <limits>    // numeric_limits
-#include <stdexcept> // invalid_argument
+#include <cstddef>     // size_t
+#include <cstdint>     // uintptr_t
+#include <cstdio>      // snprintf
+#include <cstdlib>     // abort
+#include <limits>      // numeric_limits
+#include <stdexcept>   // invalid_argument
+#include <type_traits> // conditional_t
 
 #include <smx/detail/scalar.hpp>
 #include <smx/detail/target.hpp>
@@ -74,6 +75,14 @@ template <class T>
 SMX_PRECISE_BEGIN
 namespace smx::detail {
 namespace {
+
+// By its bits: with -ffinite-math-only NaN may equal 1.
+template <class T>
+SMX_INLINE bool is_one(const T* temperature)
+{
+    using bits = std::conditional_t<std::is_same_v<T, float>, std::uint32_t, std::uint64_t>;
+    return __builtin_bit_cast(bits, *temperature) == __builtin_bit_cast(bits, T(1));
+}
 
 // The temperature as a factor, checked. Out of line, so that NaN is NaN in it whatever the caller's flags.
 template <class T>

@@ -60,25 +60,30 @@ inline std::span<const row_table<T>> tables()
 
 // The fastest row function that this machine can run: pick names it, e.g. [](auto rows) { return rows.softmax; }. A program
 // that uses one row function compiles that one for each level, not the tables.
-template <class Function>
-inline Function at_level(Function generic, Function avx2, Function avx512)
-{
-    static const level here = detect_level();
-    return here == level::avx512 ? avx512 : here == level::avx2 ? avx2 : generic;
-}
-
 template <class T, class Pick>
-SMX_INLINE auto fastest(Pick pick)
+inline auto choose(Pick pick)
 {
     const auto generic = pick(generic::row_functions<generic::lane<T>>{});
 #if SMX_HAS_X86_LEAVES()
+    const level here = detect_level();
     if constexpr (std::is_same_v<T, float>)
-        return at_level(generic, pick(avx2::row_functions<avx2::f32>{}), pick(avx512::row_functions<avx512::f32>{}));
+        return here == level::avx512 ? pick(avx512::row_functions<avx512::f32>{})
+               : here == level::avx2 ? pick(avx2::row_functions<avx2::f32>{})
+                                     : generic;
     else if constexpr (std::is_same_v<T, double>)
-        return at_level(generic, pick(avx2::row_functions<avx2::f64>{}), pick(avx512::row_functions<avx512::f64>{}));
+        return here == level::avx512 ? pick(avx512::row_functions<avx512::f64>{})
+               : here == level::avx2 ? pick(avx2::row_functions<avx2::f64>{})
+                                     : generic;
     else
 #endif
         return generic;
+}
+
+template <class T, class Pick>
+inline auto fastest(Pick pick)
+{
+    static const auto row_function = choose<T>(pick);
+    return row_function;
 }
 
 // One row function at every level that this machine can run, the fastest last: for tests and benchmarks.

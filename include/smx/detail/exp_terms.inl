@@ -1,140 +1,283 @@
 // SPDX-License-Identifier: BSL-1.0
 // exp_terms.inl: how a row computes e^((x - max) / t), written once for vectors of floats and of doubles.
 //
-// x c = k/16 + r with c = log2(e) / t, k an integer, |r| <= 1/32: exact but for 2^-30 (float), whatever max. With Y = max c,
-//   e^((x - max) / t) = 2^(x c - Y) = 2^(k div 16) P_j 2^r,   j = k mod 16,   P_j = 2^(j/16 - Y),
-// so that the subtraction of max goes into a table of the row and costs nothing an element. P_j is rounded, and delta_j is
-// its relative rounding error: e = P_j + P_j (q(r) + delta_j), q(r) = 2^r - 1. The largest term is 1 exactly.
+// x c = k/16 + r with c = log2(e) / t, k an integer, |r| <= 1/32: exact but for 2^-30 (float), whatever max. The same for
+// max: max c = K/16 + f, and
+//   e^((x - max) / t) = 2^((k - K) div 16) 2^(j/16) 2^(r - f),   j = (k - K) mod 16.
+// A row of more than one vector takes f into its own table, P_j = 2^(j/16 - f): the subtraction then costs nothing an entry.
+// P_j is rounded, and delta_j is its relative rounding error: e = P_j + P_j (q(r) + delta_j), q(r) = 2^r - 1. The largest
+// term is 1 exactly.
 //
 // Not a header: each vector leaf includes it after its primitives P: memory and masks, set1, fma (a b + c), fms (a b - c),
-// sixteenths (x c rounded to k/16, k in its last bits), and powers, the table P_j, delta_j with its look-up.
+// fnma (c - a b), sixteenths (a b + m, rounded to nearest: with m near magic it has k in its last bits), and powers, a table
+// of P_j and delta_j that is looked up by k.
 
 template <class P, class T>
 struct rows;
 template <class P, class T>
+struct short_rows;
+template <class P, class T>
 struct far_rows;
 
-template <class P>
-struct rows<P, float> : P, wide_arithmetic<float> {
-    using scalar = float;
+// q(r) + last, q(r) = 2^r - 1, by tests/coefficients.sollya
+template <class T>
+struct series;
+
+template <>
+struct series<float> {
+    template <class P> // |r| <= 1/32: absolute error 2^-28.7
+    static SMX_INLINE typename P::vec of(const typename P::vec& r, const typename P::vec& last)
+    {
+        typename P::vec q = P::fma(r, P::set1(0x1.c6ad9ap-5f), P::set1(0x1.ebff92p-3f));
+        q = P::fma(r, q, P::set1(0x1.62e43p-1f));
+        return P::fma(r, q, last);
+    }
+};
+
+template <>
+struct series<double> {
+    template <class P> // |r| <= 1/32: absolute error 2^-56
+    static SMX_INLINE typename P::vec of(const typename P::vec& r, const typename P::vec& last)
+    {
+        typename P::vec q = P::fma(r, P::set1(0x1.430a7604c93ep-13), P::set1(0x1.5d897cfeadb47p-10));
+        q = P::fma(r, q, P::set1(0x1.3b2ab6fad1e0fp-7));
+        q = P::fma(r, q, P::set1(0x1.c6b08d6f2d79cp-5));
+        q = P::fma(r, q, P::set1(0x1.ebfbdff82c597p-3));
+        q = P::fma(r, q, P::set1(0x1.62e42fefa39f3p-1));
+        return P::fma(r, q, last);
+    }
+};
+
+// What rows of floats and of doubles have in common.
+template <class P, class T>
+struct term_rows : P, wide_arithmetic<T> {
+    using scalar = T;
     using typename P::some;
     using typename P::vec;
-    using far = far_rows<P, float>;
+    using terms = series<T>;
+    using numbers = wide_arithmetic<T>;
     static constexpr bool is_rare = false;
 
-    static SMX_INLINE real lane(const vec& x) { return {static_cast<double>(P::lane0(x))}; }
-    static SMX_INLINE vec narrow(wide x) { return P::set1(static_cast<float>(x.value)); }
+    static constexpr std::size_t brief_length = 160;
 
-    // x c is exact to 2^-30 for |x| < 2^16 t and t not near the ends of the type
-    static SMX_INLINE bool is_far(const vec& max, const exp_scale<float>& scale)
+    // x c is exact, but for 2^-30 (float) or 2^-60 (double), where |x| is less than 2^16 t or 2^40 t. NaN and infinity are far.
+    static SMX_INLINE bool is_far(const vec& max, const exp_scale<T>& scale)
     {
-        if (!P::rounds_to_nearest() || (scale.unit != 1 && scale.unit != 0.5f))
-            return true;
-        const real distance = lane(max) * (as_double(scale.inverse_hi) * as_double(scale.unit));
-        return !(distance < real{0x1p16} && real{-0x1p16} < distance);
+        const number<T> x{P::lane0(max)}, reach{scale.reach};
+        return !(x < reach && number<T>{-scale.reach} < x) || !P::rounds_to_nearest();
     }
 
-    struct shift {
-        vec lowest; // below it e counts as e^-131: 2^33 such terms are less than the smallest subnormal
-        vec scale_hi, scale_lo;
-        typename P::powers powers;
-        vec origin, unit, inverse; // log_prob: (x unit - origin) inverse
+    // max c = K/16 + f
+    struct origin {
+        vec magic;    // x c + magic has k - K in its last bits
+        vec fraction; // f
+    };
+    static SMX_INLINE origin origin_of(const vec& max, const vec& sixteenths, const vec& scale_hi, const vec& scale_lo)
+    {
+        const vec k = sixteenths - P::magic();
+        return {P::magic() - k, P::fma(max, scale_lo, P::fms(max, scale_hi, k))};
+    }
+
+    // How the table of the powers 2^(j/16) becomes that of a row: times 1 + w. power is rounded, delta its relative rounding
+    // error, for which 1 / power to 4 bits is enough.
+    struct unturned {
+        SMX_INLINE void operator()(vec&, vec&) const {}
+    };
+    struct turned {
+        vec w;
+        SMX_INLINE void operator()(vec& power, vec& delta) const
+        {
+            const vec t = power;
+            power = P::fma(t, w, t);
+            const vec inverse = P::fnma(power, P::set1(T(0.5)), P::set1(T(1.457)));
+            delta = P::fma(P::fms(t, w, power - t), inverse, delta);
+        }
     };
 
-    // the table for Y = y: 2^(j/16 - Y) = 2^((j - J)/16) 2^f 2^-N, N + J/16 the sixteenth nearest to Y
-    static SMX_INLINE typename P::powers powers_of(real y)
+    // One step of a row that has no more: every lane may have a max of its own.
+    struct step_shift {
+        vec lowest; // below it e counts as what it is there: 2^33 such terms are less than the smallest subnormal
+        vec scale_hi, scale_lo, magic, fraction, minus_scaled_max;
+        vec max_in_units, unit, inverse; // log_prob: (x unit - max unit) inverse
+    };
+    static SMX_INLINE step_shift step_shift_of(const vec& max, const exp_scale<T>& scale)
     {
-        const int sixteenths = static_cast<int>(y.value * 16 + (y.value < 0 ? -0.5 : 0.5));
-        const real f = real{static_cast<double>(sixteenths) * 0.0625} - y;
-        real q{0x1.3b2ab6fba4e77p-7};
-        q = q * f + real{0x1.c6b08d704a0cp-5};
-        q = q * f + real{0x1.ebfbdff82c58fp-3};
-        q = q * f + real{0x1.62e42fefa39efp-1};
-        const int j = -sixteenths & 15;
-        return typename P::powers(sixteenth_powers.hi[j] * (1 + (q * f).value), (-sixteenths - j) / 16 + bias);
-    }
-    static SMX_INLINE shift shift_of(const vec& max, const exp_scale<float>& scale)
-    {
-        const real factor = (as_double(scale.hi) + as_double(scale.lo)) * as_double(scale.unit);
-        const real reach = real{131} / (as_double(scale.inverse_hi) * as_double(scale.unit));
-        const vec unit = P::set1(scale.unit);
-        return {narrow(lane(max) - reach),
-                P::set1(scale.hi * scale.unit),
-                P::set1(scale.lo * scale.unit),
-                powers_of(lane(max) * factor),
-                max * unit,
-                unit,
+        const vec unit = P::set1(scale.unit), hi = P::set1(scale.near_hi), lo = P::set1(scale.near_lo);
+        const origin o = origin_of(max, P::sixteenths(max, hi, P::magic()), hi, lo);
+        return {max - P::set1(scale.depth), hi, lo, o.magic, o.fraction, P::zero() - max * hi, max * unit, unit,
                 P::set1(scale.inverse_hi)};
     }
+    static SMX_INLINE vec exp_in_step(const vec& x, const step_shift& s)
+    {
+        const vec clamped = P::at_least(s.lowest, x);
+        const vec k = P::rounded_sum(P::fma(clamped, s.scale_hi, s.minus_scaled_max), P::magic());
+        const vec r = P::fma(clamped, s.scale_lo, P::fms(clamped, s.scale_hi, k - s.magic) - s.fraction);
+        const typename P::powers powers{unturned{}};
+        const vec t = powers.power(k);
+        return P::fma(t, terms::template of<P>(r, powers.delta(k)), t);
+    }
 
-    // q(r) = 2^r - 1, |r| <= 1/32, by tests/coefficients.sollya: absolute error 2^-28.7
+    // A row with its table.
+    struct shift : step_shift {
+        typename P::powers powers;
+    };
+    static SMX_INLINE typename P::powers powers_of(const vec& fraction) // times 2^-f
+    {
+        const vec r = P::zero() - fraction;
+        return typename P::powers(turned{terms::template of<P>(r, P::zero())});
+    }
+    static SMX_INLINE shift shift_of(const vec& max, const exp_scale<T>& scale)
+    {
+        const step_shift s = step_shift_of(max, scale);
+        return {s, powers_of(s.fraction)};
+    }
     static SMX_INLINE vec power(const vec& x, const vec& k, const shift& s)
     {
-        const vec r = P::fma(x, s.scale_lo, P::fms(x, s.scale_hi, k - P::magic()));
-        vec q = P::fma(r, P::set1(0x1.c6ad9ap-5f), P::set1(0x1.ebff92p-3f));
-        q = P::fma(r, q, P::set1(0x1.62e43p-1f));
-        q = P::fma(r, q, s.powers.delta(k));
+        const vec r = P::fma(x, s.scale_lo, P::fms(x, s.scale_hi, k - s.magic));
         const vec t = s.powers.power(k);
-        return P::fma(t, q, t);
+        return P::fma(t, terms::template of<P>(r, s.powers.delta(k)), t);
     }
     static SMX_INLINE vec exp_term(const vec& x, const shift& s)
     {
         const vec clamped = P::at_least(s.lowest, x);
-        return power(clamped, P::sixteenths(clamped, s.scale_hi), s);
+        return power(clamped, P::sixteenths(clamped, s.scale_hi, s.magic), s);
     }
+
+    // A sum whose terms may be added in fours before they meet it: one more rounding.
+    struct rough_sum : P::sum {
+        SMX_INLINE rough_sum() : P::sum() {}
+        SMX_INLINE void add(const vec& x) { P::sum::add(x); }
+        SMX_INLINE void add(const vec& a, const vec& b, const vec& c, const vec& d) { P::sum::add((a + b) + (c + d)); }
+    };
 
     static SMX_INLINE vec without_largest(const some& largest, const vec& e)
     {
         return P::select(largest, P::zero(), e);
     }
-    static SMX_INLINE vec log_prob(const vec& x, const shift& s, wide log1p_tail)
-    {
-        return P::fms(P::fms(x, s.unit, s.origin), s.inverse, narrow(log1p_tail));
-    }
-    static SMX_INLINE vec plus(const vec& a, wide b) { return narrow(lane(a) + b); }
-
-    struct factor {
-        vec hi, lo;
-    };
-    static SMX_INLINE factor split(wide x)
-    {
-        const float hi = static_cast<float>(x.value);
-        return {P::set1(hi), P::set1(static_cast<float>(x.value - static_cast<double>(hi)))};
-    }
-    static SMX_INLINE factor inverse(wide sum) { return split(real{1} / sum); }
-    static SMX_INLINE vec times(const vec& e, const factor& f) { return P::fma(e, f.hi, e * f.lo); }
-
-    static SMX_INLINE bool outweighs(const vec& p, wide s) { return wide_arithmetic<float>::outweighs(lane(p), s); }
-    static SMX_INLINE vec product(const vec& a, wide b) { return narrow(lane(a) * b); }
-    static SMX_INLINE vec minus(wide a, const vec& b)
-    {
-        const factor f = split(a);
-        return (f.hi - b) + f.lo;
-    }
-    static SMX_INLINE vec less(const vec& a, wide b)
-    {
-        const factor f = split(b);
-        return (a - f.hi) - f.lo;
-    }
-    static SMX_INLINE vec scaled_minus(wide s, const vec& x, wide b) // s x - b
-    {
-        const factor f = split(s), g = split(b);
-        return P::fms(f.hi, x, g.hi) + P::fms(f.lo, x, g.lo);
-    }
 
     // Products are tiny where they may be subnormal.
-    static SMX_INLINE vec up() { return P::set1(0x1p+64f); }
-    static SMX_INLINE vec down() { return P::set1(0x1p-64f); }
-    static SMX_INLINE bool is_tiny(const vec& a) { return P::count(P::less_than(P::abs(a), P::set1(0x1p-90f))) != 0; }
-    static SMX_INLINE vec where_tiny(const vec& a, const vec& tiny, const vec& otherwise)
-    {
-        return P::select(P::less_than(P::abs(a), P::set1(0x1p-90f)), tiny, otherwise);
-    }
+    static SMX_INLINE vec up() { return P::set1(numbers::two_to_bias); }
+    static SMX_INLINE vec down() { return P::set1(T(1) / numbers::two_to_bias); }
     static SMX_INLINE vec scaled_product(const vec& a, const vec& b)
     {
         const some smaller = P::less_than(P::abs(a), P::abs(b));
         return P::select(smaller, a, b) * up() * P::select(smaller, b, a);
     }
+    static SMX_INLINE bool is_tiny(const vec& a)
+    {
+        return P::count(P::less_than(P::abs(a), P::set1(numbers::tiny))) != 0;
+    }
+    static SMX_INLINE vec where_tiny(const vec& a, const vec& tiny, const vec& otherwise)
+    {
+        return P::select(P::less_than(P::abs(a), P::set1(numbers::tiny)), tiny, otherwise);
+    }
+};
+
+template <class P>
+struct rows<P, float> : term_rows<P, float> {
+    using base = term_rows<P, float>;
+    using typename base::step_shift;
+    using typename P::vec;
+    using brief = short_rows<P, float>;
+    using far = far_rows<P, float>;
+
+    static SMX_INLINE real lane(const vec& x) { return {static_cast<double>(P::lane0(x))}; }
+    static SMX_INLINE vec narrow(real x) { return P::set1(static_cast<float>(x.value)); }
+
+    // The sum of the terms of a row. hi starts at what no term exceeds, so that s - hi is what x added, and lo takes the
+    // rest without error (Dekker 1971). Of four vectors, pairs are added first.
+    struct term_sum {
+        vec hi, lo;
+        real folded;
+        std::size_t groups;
+
+        SMX_INLINE term_sum() : hi(start()), lo(P::zero()), folded{0}, groups(0) {}
+        SMX_INLINE void add(const vec& x)
+        {
+            const vec s = hi + x;
+            lo = lo + (x - (s - hi));
+            hi = s;
+        }
+        SMX_INLINE void add(const vec& a, const vec& b, const vec& c, const vec& d)
+        {
+            add(a + b);
+            add(c + d);
+            if (++groups % 64 == 0) { // before lo loses digits
+                folded = total();
+                hi = start();
+                lo = P::zero();
+            }
+        }
+        SMX_INLINE real total() const { return folded + P::lane_sum(hi - start(), lo); }
+
+    private:
+        static SMX_INLINE vec start() { return P::set1(0x1p67f); }
+    };
+    // one step of a row that has no more: its terms, their sum, and their quotients by it
+    static SMX_INLINE real step_total(const vec& e) { return P::lane_sum(e); }
+    static SMX_INLINE vec step_quotient(const vec& e, real sum) { return P::scaled(e, (real{1} / sum).value); }
+
+    static SMX_INLINE real step_dot(const vec& a, const vec& b) { return P::lane_dot(a, b); }
+    static SMX_INLINE bool step_is_tiny(real) { return false; } // double has room
+    static SMX_INLINE typename P::some outweighing(const vec& p, real sum)
+    {
+        return P::less_than(P::set1(static_cast<float>(sum.value * 0.5)), p);
+    }
+    static SMX_INLINE vec step_product(const vec& p, const vec& t, real sum, real dot) // p (s t - dot)
+    {
+        return P::centred_product(p, t, sum.value, dot.value);
+    }
+
+    static SMX_INLINE vec log_prob(const vec& x, const step_shift& s, real log1p_tail)
+    {
+        return P::fms(P::fms(x, s.unit, s.max_in_units), s.inverse, narrow(log1p_tail));
+    }
+    static SMX_INLINE vec plus(const vec& a, real b) { return narrow(lane(a) + b); }
+
+    struct factor {
+        vec hi, lo;
+    };
+    static SMX_INLINE factor split(real x)
+    {
+        const float hi = static_cast<float>(x.value);
+        return {P::set1(hi), P::set1(static_cast<float>(x.value - static_cast<double>(hi)))};
+    }
+    static SMX_INLINE factor inverse(real sum) { return split(real{1} / sum); }
+    static SMX_INLINE vec times(const vec& e, const factor& f) { return P::fma(e, f.hi, e * f.lo); }
+
+    static SMX_INLINE bool outweighs(const vec& p, real s) { return wide_arithmetic<float>::outweighs(lane(p), s); }
+    static SMX_INLINE vec product(const vec& a, real b) { return narrow(lane(a) * b); }
+    static SMX_INLINE vec minus(real a, const vec& b)
+    {
+        const factor f = split(a);
+        return (f.hi - b) + f.lo;
+    }
+    static SMX_INLINE vec less(const vec& a, real b)
+    {
+        const factor f = split(b);
+        return (a - f.hi) - f.lo;
+    }
+    static SMX_INLINE vec scaled_minus(real s, const vec& x, real b) // s x - b
+    {
+        const factor f = split(s), g = split(b);
+        return P::fms(f.hi, x, g.hi) + P::fms(f.lo, x, g.lo);
+    }
+};
+
+// A row so short that a table of its own would take longer than it saves.
+template <class P, class T>
+struct short_rows : rows<P, T> {
+    using base = rows<P, T>;
+    static constexpr bool is_rare = true; // no unrolled code
+    using typename P::vec;
+    using shift = typename base::step_shift;
+    using term_sum = typename P::sum;
+
+    static SMX_INLINE shift shift_of(const vec& max, const exp_scale<T>& scale)
+    {
+        return base::step_shift_of(max, scale);
+    }
+    static SMX_INLINE vec exp_term(const vec& x, const shift& s) { return base::exp_in_step(x, s); }
 };
 
 // Where rounding is not to nearest, all rows come here: k is then rounded by an instruction.
@@ -152,7 +295,6 @@ struct far_rows<P, float> : rows<P, float> {
     static SMX_INLINE shift shift_of(const vec& max, const exp_scale<float>& scale)
     {
         const real one{1}, unit = base::as_double(scale.unit);
-        const real factor = base::as_double(scale.hi) + base::as_double(scale.lo);
         const real before = unit < one ? unit : one, after = unit < one ? one : unit;
         const real lowest = real{-131} / base::as_double(scale.inverse_hi) / after; // a difference below counts as it
         const real origin = base::lane(max) * before;
@@ -161,126 +303,89 @@ struct far_rows<P, float> : rows<P, float> {
         // start: below every x that counts, so near that the difference does not overflow
         const real largest{static_cast<double>(0x1.fffffep+127f)};
         const real start = origin + lowest * real{2} - distance * real{0.5};
-        shift s{{P::zero(), P::set1(scale.hi), P::set1(scale.lo),
-                 base::powers_of(near ? origin * after * factor : real{0}), base::narrow(origin), P::zero(),
-                 P::set1(scale.inverse_hi)},
+        const vec hi = P::set1(scale.hi), lo = P::set1(scale.lo), after_unit = base::narrow(after);
+        const vec scaled = near ? base::narrow(origin) * after_unit : P::zero();
+        const typename base::origin o =
+            base::origin_of(scaled, P::sixteenths_in_any_mode(scaled, hi, P::magic()), hi, lo);
+        return {{{P::zero(), hi, lo, o.magic, o.fraction, P::zero(), base::narrow(origin), P::zero(),
+                  P::set1(scale.inverse_hi)},
+                 base::powers_of(o.fraction)},
                 base::narrow(before),
-                base::narrow(after),
+                after_unit,
                 start < real{0} - largest ? P::minus_infinity() : base::narrow(start),
                 near ? P::zero() : base::narrow(origin),
                 base::narrow(near ? origin + lowest : lowest)};
-        return s;
     }
     static SMX_INLINE vec exp_term(const vec& x, const shift& s)
     {
         const vec difference = P::at_least(s.start, x * s.before_unit) - s.subtrahend;
         const vec scaled = P::at_least(s.start_difference, difference) * s.after_unit;
-        return base::power(scaled, P::sixteenths_in_any_mode(scaled, s.scale_hi), s);
+        return base::power(scaled, P::sixteenths_in_any_mode(scaled, s.scale_hi, s.magic), s);
     }
     static SMX_INLINE vec log_prob(const vec& x, const shift& s, real log1p_tail)
     {
-        return P::fms((x * s.before_unit - s.origin) * s.after_unit, s.inverse, base::narrow(log1p_tail));
+        return P::fms((x * s.before_unit - s.max_in_units) * s.after_unit, s.inverse, base::narrow(log1p_tail));
     }
 };
 
 template <class P>
-struct rows<P, double> : P, wide_arithmetic<double> {
-    using scalar = double;
-    using typename P::some;
+struct rows<P, double> : term_rows<P, double> {
+    using base = term_rows<P, double>;
+    using typename base::step_shift;
     using typename P::vec;
+    using brief = short_rows<P, double>;
     using far = far_rows<P, double>;
-    static constexpr bool is_rare = false;
 
     static SMX_INLINE real lane(const vec& x) { return {P::lane0(x)}; }
     static SMX_INLINE vec narrow(real x) { return P::set1(x.value); }
-    static SMX_INLINE vec narrow(wide x) { return P::set1(x.hi.value); }
+    static SMX_INLINE vec narrow(pair x) { return P::set1(x.hi.value); }
 
-    // x c is exact to 2^-60 for |x| < 2^40 t and t not near the ends of the type
-    static SMX_INLINE bool is_far(const vec& max, const exp_scale<double>& scale)
-    {
-        if (!P::rounds_to_nearest() || (scale.unit != 1 && scale.unit != 0.5))
-            return true;
-        const real reach = real{0x1p40} / (real{scale.inverse_hi} * real{scale.unit});
-        return !(lane(max) < reach && real{0} - reach < lane(max));
-    }
+    // As for floats; lo loses no digit that counts.
+    struct term_sum {
+        vec hi, lo;
 
-    struct shift {
-        vec lowest; // below it e counts as e^-1050: 2^33 such terms are less than the smallest subnormal
-        vec scale_hi, scale_lo;
-        typename P::powers powers;
-        vec origin, unit, inverse; // log_prob: (x unit - origin) inverse
+        SMX_INLINE term_sum() : hi(P::set1(start)), lo(P::zero()) {}
+        SMX_INLINE void add(const vec& x)
+        {
+            const vec s = hi + x;
+            lo = lo + (x - (s - hi));
+            hi = s;
+        }
+        SMX_INLINE void add(const vec& a, const vec& b, const vec& c, const vec& d)
+        {
+            add(a + b);
+            add(c + d);
+        }
+        SMX_INLINE pair total() const { return P::lane_sum(hi - P::set1(start), lo); }
+
+    private:
+        static constexpr double start = 0x1p515;
     };
+    static SMX_INLINE pair step_total(const vec& e) { return P::lane_sum(e, P::zero()); }
+    static SMX_INLINE vec step_quotient(const vec& e, pair sum) { return times(e, inverse(sum)); }
 
-    // q(r) = 2^r - 1, |r| <= 1/32, by tests/coefficients.sollya: absolute error 2^-56
-    static constexpr double q6 = 0x1.430a7604c93ep-13, q5 = 0x1.5d897cfeadb47p-10, q4 = 0x1.3b2ab6fad1e0fp-7,
-                            q3 = 0x1.c6b08d6f2d79cp-5, q2 = 0x1.ebfbdff82c597p-3, q1 = 0x1.62e42fefa39f3p-1;
-
-    static SMX_INLINE pair times_factor(real x, const exp_scale<double>& scale) // x log2(e) / (t unit)
+    static SMX_INLINE pair step_dot(const vec& a, const vec& b) { return P::lane_sum(a * b, P::zero()); }
+    static SMX_INLINE bool step_is_tiny(pair dot) { return base::is_tiny(narrow(dot)); }
+    static SMX_INLINE typename P::some outweighing(const vec& p, pair sum)
     {
-        const real y = x * real{scale.hi};
-        const real error{__builtin_fma(x.value, scale.hi, -y.value)};
-        return {y, error + x * real{scale.lo}};
+        return P::less_than(P::set1((sum.hi * real{0.5}).value), p);
     }
-    static SMX_INLINE typename P::powers powers_of(pair y)
+    static SMX_INLINE vec step_product(const vec& p, const vec& t, pair sum, pair dot)
     {
-        const long long sixteenths = static_cast<long long>(y.hi.value * 16 + (y.hi.value < 0 ? -0.5 : 0.5));
-        const real f = (real{static_cast<double>(sixteenths) * 0.0625} - y.hi) - y.lo;
-        real q{q6};
-        q = q * f + real{q5};
-        q = q * f + real{q4};
-        q = q * f + real{q3};
-        q = q * f + real{q2};
-        q = q * f + real{q1};
-        const pair power = fast_two_sum(real{1}, q * f);
-        const long long j = -sixteenths & 15;
-        return typename P::powers(pair{{sixteenth_powers.hi[j]}, {sixteenth_powers.lo[j]}} * power,
-                                  (-sixteenths - j) / 16 + bias);
-    }
-    static SMX_INLINE shift shift_of(const vec& max, const exp_scale<double>& scale)
-    {
-        const vec unit = P::set1(scale.unit);
-        return {narrow(lane(max) - real{1050} / real{scale.inverse_hi * scale.unit}),
-                P::set1(scale.hi * scale.unit),
-                P::set1(scale.lo * scale.unit),
-                powers_of(times_factor(lane(max) * real{scale.unit}, scale)),
-                max * unit,
-                unit,
-                P::set1(scale.inverse_hi)};
+        return p * scaled_minus(sum, t, dot);
     }
 
-    static SMX_INLINE vec power(const vec& x, const vec& k, const shift& s)
+    static SMX_INLINE vec log_prob(const vec& x, const step_shift& s, pair log1p_tail)
     {
-        const vec r = P::fma(x, s.scale_lo, P::fms(x, s.scale_hi, k - P::magic()));
-        vec q = P::fma(r, P::set1(q6), P::set1(q5));
-        q = P::fma(r, q, P::set1(q4));
-        q = P::fma(r, q, P::set1(q3));
-        q = P::fma(r, q, P::set1(q2));
-        q = P::fma(r, q, P::set1(q1));
-        q = P::fma(r, q, s.powers.delta(k));
-        const vec t = s.powers.power(k);
-        return P::fma(t, q, t);
+        return P::fms(P::fms(x, s.unit, s.max_in_units), s.inverse, narrow(log1p_tail));
     }
-    static SMX_INLINE vec exp_term(const vec& x, const shift& s)
-    {
-        const vec clamped = P::at_least(s.lowest, x);
-        return power(clamped, P::sixteenths(clamped, s.scale_hi), s);
-    }
-
-    static SMX_INLINE vec without_largest(const some& largest, const vec& e)
-    {
-        return P::select(largest, P::zero(), e);
-    }
-    static SMX_INLINE vec log_prob(const vec& x, const shift& s, wide log1p_tail)
-    {
-        return P::fms(P::fms(x, s.unit, s.origin), s.inverse, narrow(log1p_tail));
-    }
-    static SMX_INLINE vec plus(const vec& a, wide b) { return narrow(wide_arithmetic<double>::plus(lane(a), b)); }
+    static SMX_INLINE vec plus(const vec& a, pair b) { return narrow(wide_arithmetic<double>::plus(lane(a), b)); }
 
     struct factor {
         vec hi, lo;
     };
-    static SMX_INLINE factor split(wide x) { return {P::set1(x.hi.value), P::set1(x.lo.value)}; }
-    static SMX_INLINE factor inverse(wide sum)
+    static SMX_INLINE factor split(pair x) { return {P::set1(x.hi.value), P::set1(x.lo.value)}; }
+    static SMX_INLINE factor inverse(pair sum)
     {
         const real hi = real{1} / sum.hi;
         const real error{__builtin_fma(-hi.value, sum.hi.value, 1.0)};
@@ -288,40 +393,26 @@ struct rows<P, double> : P, wide_arithmetic<double> {
     }
     static SMX_INLINE vec times(const vec& e, const factor& f) { return P::fma(e, f.hi, e * f.lo); }
 
-    static SMX_INLINE bool outweighs(const vec& p, wide s) { return wide_arithmetic<double>::outweighs(lane(p), s); }
-    static SMX_INLINE vec product(const vec& a, wide b)
+    static SMX_INLINE bool outweighs(const vec& p, pair s) { return wide_arithmetic<double>::outweighs(lane(p), s); }
+    static SMX_INLINE vec product(const vec& a, pair b)
     {
         const real x = lane(a);
         return P::set1(__builtin_fma(x.value, b.hi.value, (x * b.lo).value));
     }
-    static SMX_INLINE vec minus(wide a, const vec& b)
+    static SMX_INLINE vec minus(pair a, const vec& b)
     {
         const factor f = split(a);
         return (f.hi - b) + f.lo;
     }
-    static SMX_INLINE vec less(const vec& a, wide b)
+    static SMX_INLINE vec less(const vec& a, pair b)
     {
         const factor f = split(b);
         return (a - f.hi) - f.lo;
     }
-    static SMX_INLINE vec scaled_minus(wide s, const vec& x, wide b) // s x - b
+    static SMX_INLINE vec scaled_minus(pair s, const vec& x, pair b) // s x - b
     {
         const factor f = split(s), g = split(b);
         return P::fms(f.hi, x, g.hi) + P::fms(f.lo, x, g.lo);
-    }
-
-    // Products are tiny where they may be subnormal.
-    static SMX_INLINE vec up() { return P::set1(0x1p+512); }
-    static SMX_INLINE vec down() { return P::set1(0x1p-512); }
-    static SMX_INLINE bool is_tiny(const vec& a) { return P::count(P::less_than(P::abs(a), P::set1(0x1p-900))) != 0; }
-    static SMX_INLINE vec where_tiny(const vec& a, const vec& tiny, const vec& otherwise)
-    {
-        return P::select(P::less_than(P::abs(a), P::set1(0x1p-900)), tiny, otherwise);
-    }
-    static SMX_INLINE vec scaled_product(const vec& a, const vec& b)
-    {
-        const some smaller = P::less_than(P::abs(a), P::abs(b));
-        return P::select(smaller, a, b) * up() * P::select(smaller, b, a);
     }
 };
 
@@ -346,24 +437,27 @@ struct far_rows<P, double> : rows<P, double> {
         const real largest{0x1.fffffffffffffp+1023};
         const real below = lowest * real{2} - distance * real{0.5};
         const bool overflows = origin * real{0.5} + below * real{0.5} < real{0} - largest * real{0.5};
-        shift s{{P::zero(), P::set1(scale.hi), P::set1(scale.lo),
-                 base::powers_of(near ? base::times_factor(origin * after, scale) : pair{{0}, {0}}),
-                 base::narrow(origin), P::zero(), P::set1(scale.inverse_hi)},
+        const vec hi = P::set1(scale.hi), lo = P::set1(scale.lo), after_unit = base::narrow(after);
+        const vec scaled = near ? base::narrow(origin) * after_unit : P::zero();
+        const typename base::origin o =
+            base::origin_of(scaled, P::sixteenths_in_any_mode(scaled, hi, P::magic()), hi, lo);
+        return {{{P::zero(), hi, lo, o.magic, o.fraction, P::zero(), base::narrow(origin), P::zero(),
+                  P::set1(scale.inverse_hi)},
+                 base::powers_of(o.fraction)},
                 base::narrow(before),
-                base::narrow(after),
+                after_unit,
                 overflows ? P::minus_infinity() : base::narrow(origin + below),
                 near ? P::zero() : base::narrow(origin),
                 base::narrow(near ? origin + lowest : lowest)};
-        return s;
     }
     static SMX_INLINE vec exp_term(const vec& x, const shift& s)
     {
         const vec difference = P::at_least(s.start, x * s.before_unit) - s.subtrahend;
         const vec scaled = P::at_least(s.start_difference, difference) * s.after_unit;
-        return base::power(scaled, P::sixteenths_in_any_mode(scaled, s.scale_hi), s);
+        return base::power(scaled, P::sixteenths_in_any_mode(scaled, s.scale_hi, s.magic), s);
     }
     static SMX_INLINE vec log_prob(const vec& x, const shift& s, pair log1p_tail)
     {
-        return P::fms((x * s.before_unit - s.origin) * s.after_unit, s.inverse, base::narrow(log1p_tail));
+        return P::fms((x * s.before_unit - s.max_in_units) * s.after_unit, s.inverse, base::narrow(log1p_tail));
     }
 };

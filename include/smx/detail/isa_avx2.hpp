@@ -170,12 +170,41 @@ struct floats {
     {
         return count(equals(every(), broadcast(x), a)) != 0;
     }
-    static SMX_INLINE std::size_t count(const some& which)
+    static SMX_INLINE unsigned lane_mask(const some& which)
     {
         const int a = _mm256_movemask_ps(_mm256_castsi256_ps(which.a));
         const int b = _mm256_movemask_ps(_mm256_castsi256_ps(which.b));
-        return static_cast<std::size_t>(__builtin_popcount(static_cast<unsigned>(a | (b << 8))));
+        return static_cast<unsigned>(a | (b << 8));
     }
+    static SMX_INLINE std::size_t count(const some& which)
+    {
+        return static_cast<std::size_t>(__builtin_popcount(lane_mask(which)));
+    }
+    static SMX_INLINE std::size_t index_of_first(const some& which)
+    {
+        return static_cast<std::size_t>(__builtin_ctz(lane_mask(which)));
+    }
+
+    // how many lanes were given, in all
+    struct tally {
+        __m256i a, b;
+
+        SMX_INLINE tally() : a(_mm256_setzero_si256()), b(a) {}
+        SMX_INLINE void add(const some& which)
+        {
+            a = _mm256_sub_epi32(a, which.a);
+            b = _mm256_sub_epi32(b, which.b);
+        }
+        SMX_INLINE std::size_t total() const
+        {
+            std::uint32_t lane[8];
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(lane), _mm256_add_epi32(a, b));
+            std::size_t sum = 0;
+            for (const std::uint32_t count : lane)
+                sum += count;
+            return sum;
+        }
+    };
     static SMX_INLINE vec max(const vec& a, const vec& b) { return {_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
     static SMX_INLINE vec at_least(const vec& least, const vec& x)
     {
@@ -195,32 +224,73 @@ struct floats {
         return {_mm256_andnot_ps(sign, a.a), _mm256_andnot_ps(sign, a.b)};
     }
 
+    // the sum of 16 floats in double, always in this tree
+    static SMX_INLINE double8 widen(__m256 x)
+    {
+        return {_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))};
+    }
+    static SMX_INLINE real lane_sum(const double8& eight)
+    {
+        const __m256d four = eight.a + eight.b;
+        const __m128d half = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+        return {half[0] + half[1]};
+    }
+    static SMX_INLINE real lane_sum(const vec& x) { return lane_sum(widen(x.a) + widen(x.b)); }
+    static SMX_INLINE real lane_sum(const vec& x, const vec& y)
+    {
+        return lane_sum((widen(x.a) + widen(x.b)) + (widen(y.a) + widen(y.b)));
+    }
+    static SMX_INLINE real lane_dot(const vec& x, const vec& y)
+    {
+        return lane_sum(widen(x.a) * widen(y.a) + widen(x.b) * widen(y.b));
+    }
+    // p (s t - dot), rounded once
+    static SMX_INLINE vec centred_product(const vec& p, const vec& t, double s, double dot)
+    {
+        return {centred_product(p.a, t.a, s, dot), centred_product(p.b, t.b, s, dot)};
+    }
+    static SMX_INLINE __m256 centred_product(__m256 p, __m256 t, double s, double dot)
+    {
+        const __m256d sum = _mm256_set1_pd(s), d = _mm256_set1_pd(dot);
+        const double8 x = widen(p), y = widen(t);
+        return _mm256_set_m128(_mm256_cvtpd_ps(x.b * _mm256_fmsub_pd(sum, y.b, d)),
+                               _mm256_cvtpd_ps(x.a * _mm256_fmsub_pd(sum, y.a, d)));
+    }
+    // x factor, rounded once
+    static SMX_INLINE vec scaled(const vec& x, double factor) { return {scaled(x.a, factor), scaled(x.b, factor)}; }
+    static SMX_INLINE __m256 scaled(__m256 x, double factor)
+    {
+        const __m256d f = _mm256_set1_pd(factor);
+        const double8 wide = widen(x);
+        return _mm256_set_m128(_mm256_cvtpd_ps(wide.b * f), _mm256_cvtpd_ps(wide.a * f));
+    }
+
     // Of four vectors, pairs are added; then all in double.
     struct sum {
-        double8 low, high;
+        double8 lower, upper;
 
-        SMX_INLINE sum() : low{_mm256_setzero_pd(), _mm256_setzero_pd()}, high{_mm256_setzero_pd(), _mm256_setzero_pd()}
+        SMX_INLINE sum()
+            : lower{_mm256_setzero_pd(), _mm256_setzero_pd()}, upper{_mm256_setzero_pd(), _mm256_setzero_pd()}
         {
         }
         SMX_INLINE void add(const vec& x)
         {
-            low = low + widen(x.a);
-            high = high + widen(x.b);
+            lower = lower + widen(x.a);
+            upper = upper + widen(x.b);
         }
         SMX_INLINE void add(const vec& a, const vec& b, const vec& c, const vec& d)
         {
             add(a + b);
             add(c + d);
         }
-        SMX_INLINE real total() const
-        {
-            const double8 eight = low + high;
-            const __m256d four = eight.a + eight.b;
-            const __m128d half = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
-            return {half[0] + half[1]};
-        }
+        SMX_INLINE real total() const { return floats::lane_sum(lower + upper); }
     };
 
+    static SMX_INLINE vec in_register(vec x) // loaded once for several uses
+    {
+        __asm__("" : "+x"(x.a), "+x"(x.b));
+        return x;
+    }
     static SMX_INLINE vec fma(const vec& a, const vec& b, const vec& c)
     {
         return {_mm256_fmadd_ps(a.a, b.a, c.a), _mm256_fmadd_ps(a.b, b.b, c.b)};
@@ -229,46 +299,40 @@ struct floats {
     {
         return {_mm256_fmsub_ps(a.a, b.a, c.a), _mm256_fmsub_ps(a.b, b.b, c.b)};
     }
+    static SMX_INLINE vec fnma(const vec& a, const vec& b, const vec& c)
+    {
+        return {_mm256_fnmadd_ps(a.a, b.a, c.a), _mm256_fnmadd_ps(a.b, b.b, c.b)};
+    }
     static SMX_INLINE vec magic() { return set1(0x1.8p+19f); } // its last bit is 1/16
-    static SMX_INLINE vec sixteenths(const vec& x, const vec& c) { return fma(x, c, magic()); }
-    static SMX_INLINE vec sixteenths_in_any_mode(const vec& x, const vec& c)
+    static SMX_INLINE vec sixteenths(const vec& x, const vec& c, const vec& m) { return fma(x, c, m); }
+    static SMX_INLINE vec sixteenths_in_any_mode(const vec& x, const vec& c, const vec& m)
     {
         const vec y = x * c * set1(16);
         const vec k = {_mm256_round_ps(y.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
                        _mm256_round_ps(y.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-        return fma(k, set1(0.0625f), magic());
+        return fma(k, set1(0.0625f), m);
     }
+    static SMX_INLINE vec rounded_sum(const vec& x, const vec& m) { return x + m; }
     static SMX_INLINE bool rounds_to_nearest() { return current_mode_is_nearest(); }
 
-    // 2^(j/16) factor 2^exponent
     struct powers {
-        lanes_of_two bits; // less (j << 19)
+        lanes_of_two bits; // times 2^bias, less j sixteenths in the field of the exponent
         vec deltas;
 
-        SMX_INLINE powers(double factor, int exponent)
+        template <class Turn>
+        explicit SMX_INLINE powers(Turn turn)
         {
-            eight(sixteenth_powers.hi, factor, exponent, 0, bits.a, deltas.a);
-            eight(sixteenth_powers.hi + 8, factor, exponent, 8, bits.b, deltas.b);
+            vec power = load(sixteenth_powers_of_floats.power, every(), zero());
+            deltas = load(sixteenth_powers_of_floats.delta, every(), zero());
+            turn(power, deltas);
+            const auto* fields = reinterpret_cast<const __m256i*>(sixteenth_powers_of_floats.field);
+            bits = {_mm256_add_epi32(_mm256_castps_si256(power.a), _mm256_loadu_si256(fields)),
+                    _mm256_add_epi32(_mm256_castps_si256(power.b), _mm256_loadu_si256(fields + 1))};
         }
         SMX_INLINE vec power(const vec& k) const { return {power(k.a), power(k.b)}; }
         SMX_INLINE vec delta(const vec& k) const { return {look_up(deltas, k.a), look_up(deltas, k.b)}; }
 
     private:
-        static SMX_INLINE void eight(const double* roots, double factor, int exponent, int first_j, __m256i& bits,
-                                     __m256& deltas)
-        {
-            const __m256d product[2] = {_mm256_loadu_pd(roots) * _mm256_set1_pd(factor),
-                                        _mm256_loadu_pd(roots + 4) * _mm256_set1_pd(factor)};
-            const __m128 rounded[2] = {_mm256_cvtpd_ps(product[0]), _mm256_cvtpd_ps(product[1])};
-            const __m256 powers = _mm256_set_m128(rounded[1], rounded[0]);
-            const __m256 errors = _mm256_set_m128(_mm256_cvtpd_ps(product[1] - _mm256_cvtps_pd(rounded[1])),
-                                                  _mm256_cvtpd_ps(product[0] - _mm256_cvtps_pd(rounded[0])));
-            const __m256i j = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first_j));
-            bits =
-                _mm256_add_epi32(_mm256_castps_si256(powers),
-                                 _mm256_sub_epi32(_mm256_set1_epi32(exponent * (1 << 23)), _mm256_slli_epi32(j, 19)));
-            deltas = errors / powers;
-        }
         static SMX_INLINE __m256 look_up(const vec& table, __m256 k)
         {
             const __m256i index = _mm256_castps_si256(k);
@@ -284,10 +348,6 @@ struct floats {
     };
 
 private:
-    static SMX_INLINE double8 widen(__m256 x)
-    {
-        return {_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))};
-    }
     template <int predicate>
     static SMX_INLINE __m256i compare(__m256 a, __m256 b)
     {
@@ -404,12 +464,41 @@ struct doubles {
     {
         return count(equals(every(), broadcast(x), a)) != 0;
     }
-    static SMX_INLINE std::size_t count(const some& which)
+    static SMX_INLINE unsigned lane_mask(const some& which)
     {
         const int a = _mm256_movemask_pd(_mm256_castsi256_pd(which.a));
         const int b = _mm256_movemask_pd(_mm256_castsi256_pd(which.b));
-        return static_cast<std::size_t>(__builtin_popcount(static_cast<unsigned>(a | (b << 4))));
+        return static_cast<unsigned>(a | (b << 4));
     }
+    static SMX_INLINE std::size_t count(const some& which)
+    {
+        return static_cast<std::size_t>(__builtin_popcount(lane_mask(which)));
+    }
+    static SMX_INLINE std::size_t index_of_first(const some& which)
+    {
+        return static_cast<std::size_t>(__builtin_ctz(lane_mask(which)));
+    }
+
+    // how many lanes were given, in all
+    struct tally {
+        __m256i a, b;
+
+        SMX_INLINE tally() : a(_mm256_setzero_si256()), b(a) {}
+        SMX_INLINE void add(const some& which)
+        {
+            a = _mm256_sub_epi64(a, which.a);
+            b = _mm256_sub_epi64(b, which.b);
+        }
+        SMX_INLINE std::size_t total() const
+        {
+            std::uint64_t lane[4];
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(lane), _mm256_add_epi64(a, b));
+            std::size_t sum = 0;
+            for (const std::uint64_t count : lane)
+                sum += count;
+            return sum;
+        }
+    };
     static SMX_INLINE vec max(const vec& a, const vec& b) { return {_mm256_max_pd(a.a, b.a), _mm256_max_pd(a.b, b.b)}; }
     static SMX_INLINE vec at_least(const vec& least, const vec& x)
     {
@@ -426,6 +515,19 @@ struct doubles {
     {
         const __m256d sign = _mm256_set1_pd(-0.0);
         return {_mm256_andnot_pd(sign, a.a), _mm256_andnot_pd(sign, a.b)};
+    }
+
+    // the sum of eight hi + lo, always in this tree
+    static SMX_INLINE pair lane_sum(const vec& hi, const vec& lo)
+    {
+        const __m256d four = hi.a + hi.b, b_part = four - hi.a;
+        const __m256d four_lo = ((hi.a - (four - b_part)) + (hi.b - b_part)) + (lo.a + lo.b);
+        const __m128d a = _mm256_castpd256_pd128(four), b = _mm256_extractf128_pd(four, 1);
+        const __m128d two = a + b, part = two - a;
+        const __m128d two_lo =
+            ((a - (two - part)) + (b - part)) + (_mm256_castpd256_pd128(four_lo) + _mm256_extractf128_pd(four_lo, 1));
+        const pair s = two_sum({two[0]}, {two[1]});
+        return fast_two_sum(s.hi, s.lo + real{two_lo[0] + two_lo[1]});
     }
 
     // Of four vectors, pairs are added; then all without error.
@@ -445,15 +547,14 @@ struct doubles {
             add(a + b);
             add(c + d);
         }
-        SMX_INLINE pair total() const
-        {
-            double h[8], l[8];
-            store(h, every(), hi);
-            store(l, every(), lo);
-            return total_of_eight(h, l);
-        }
+        SMX_INLINE pair total() const { return doubles::lane_sum(hi, lo); }
     };
 
+    static SMX_INLINE vec in_register(vec x) // loaded once for several uses
+    {
+        __asm__("" : "+x"(x.a), "+x"(x.b));
+        return x;
+    }
     static SMX_INLINE vec fma(const vec& a, const vec& b, const vec& c)
     {
         return {_mm256_fmadd_pd(a.a, b.a, c.a), _mm256_fmadd_pd(a.b, b.b, c.b)};
@@ -462,36 +563,31 @@ struct doubles {
     {
         return {_mm256_fmsub_pd(a.a, b.a, c.a), _mm256_fmsub_pd(a.b, b.b, c.b)};
     }
+    static SMX_INLINE vec fnma(const vec& a, const vec& b, const vec& c)
+    {
+        return {_mm256_fnmadd_pd(a.a, b.a, c.a), _mm256_fnmadd_pd(a.b, b.b, c.b)};
+    }
     static SMX_INLINE vec magic() { return set1(0x1.8p+48); }
-    static SMX_INLINE vec sixteenths(const vec& x, const vec& c) { return fma(x, c, magic()); }
-    static SMX_INLINE vec sixteenths_in_any_mode(const vec& x, const vec& c)
+    static SMX_INLINE vec sixteenths(const vec& x, const vec& c, const vec& m) { return fma(x, c, m); }
+    static SMX_INLINE vec sixteenths_in_any_mode(const vec& x, const vec& c, const vec& m)
     {
         const vec y = x * c * set1(16);
         const vec k = {_mm256_round_pd(y.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
                        _mm256_round_pd(y.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-        return fma(k, set1(0.0625), magic());
+        return fma(k, set1(0.0625), m);
     }
+    static SMX_INLINE vec rounded_sum(const vec& x, const vec& m) { return x + m; }
     static SMX_INLINE bool rounds_to_nearest() { return current_mode_is_nearest(); }
 
     struct powers {
-        __m256i bits[4]; // less (j << 48)
+        __m256i bits[4]; // times 2^bias, less j sixteenths in the field of the exponent
         __m256d deltas[4];
 
-        SMX_INLINE powers(const pair& factor, long long exponent)
+        template <class Turn>
+        explicit SMX_INLINE powers(Turn turn)
         {
-            const __m256d factor_hi = _mm256_set1_pd(factor.hi.value), factor_lo = _mm256_set1_pd(factor.lo.value);
-            for (int j = 0; j < 16; j += 4) {
-                const __m256d a = _mm256_loadu_pd(sixteenth_powers.hi + j),
-                              b = _mm256_loadu_pd(sixteenth_powers.lo + j);
-                const __m256d product = a * factor_hi;
-                const __m256d rest =
-                    _mm256_fmsub_pd(a, factor_hi, product) + _mm256_fmadd_pd(a, factor_lo, b * factor_hi);
-                const __m256d hi = product + rest;
-                const __m256i fields = _mm256_slli_epi64(_mm256_setr_epi64x(j, j + 1, j + 2, j + 3), 48);
-                bits[j / 4] = _mm256_add_epi64(_mm256_castpd_si256(hi),
-                                               _mm256_sub_epi64(_mm256_set1_epi64x(exponent * (1ll << 52)), fields));
-                deltas[j / 4] = (rest - (hi - product)) / hi;
-            }
+            eight(0, turn, bits, deltas);
+            eight(8, turn, bits + 2, deltas + 2);
         }
         SMX_INLINE vec power(const vec& k) const { return {power(k.a), power(k.b)}; }
         SMX_INLINE vec delta(const vec& k) const
@@ -501,6 +597,18 @@ struct doubles {
         }
 
     private:
+        template <class Turn>
+        static SMX_INLINE void eight(int j, Turn turn, __m256i* bits, __m256d* deltas)
+        {
+            vec power = load(sixteenth_powers_of_doubles.power + j, every(), zero());
+            vec delta = load(sixteenth_powers_of_doubles.delta + j, every(), zero());
+            turn(power, delta);
+            const auto* fields = reinterpret_cast<const __m256i*>(sixteenth_powers_of_doubles.field + j);
+            bits[0] = _mm256_add_epi64(_mm256_castpd_si256(power.a), _mm256_loadu_si256(fields));
+            bits[1] = _mm256_add_epi64(_mm256_castpd_si256(power.b), _mm256_loadu_si256(fields + 1));
+            deltas[0] = delta.a;
+            deltas[1] = delta.b;
+        }
         static SMX_INLINE __m256d look_up(__m256d a, __m256d b, __m256d c, __m256d d, __m256d k)
         {
             // lane j mod 4 of each, as two floats; then by the bits 2 and 3 of j

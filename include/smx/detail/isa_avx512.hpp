@@ -80,6 +80,30 @@ struct floats {
     {
         return static_cast<std::size_t>(__builtin_popcount(static_cast<unsigned>(which)));
     }
+    static SMX_INLINE std::size_t index_of_first(some which)
+    {
+        return static_cast<std::size_t>(__builtin_ctz(static_cast<unsigned>(which)));
+    }
+
+    // how many lanes were given, in all
+    struct tally {
+        __m512i counts;
+
+        SMX_INLINE tally() : counts(_mm512_setzero_si512()) {}
+        SMX_INLINE void add(some which)
+        {
+            counts = _mm512_mask_sub_epi32(counts, which, counts, _mm512_set1_epi32(-1));
+        }
+        SMX_INLINE std::size_t total() const
+        {
+            std::uint32_t lane[16];
+            _mm512_storeu_si512(lane, counts);
+            std::size_t sum = 0;
+            for (const std::uint32_t count : lane)
+                sum += count;
+            return sum;
+        }
+    };
     static SMX_INLINE vec max(vec a, vec b) { return _mm512_maskz_max_ps(0xffff, a, b); }
     // max of the two; x where x is NaN, with any flags
     static SMX_INLINE vec at_least(vec least, vec x)
@@ -97,56 +121,84 @@ struct floats {
     static SMX_INLINE vec abs(vec a) { return _mm512_abs_ps(a); }
     static SMX_INLINE some less_than(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 
+    // the sum of 16 floats in double, always in this tree
+    static SMX_INLINE __m512d low(vec x)
+    {
+        return _mm512_maskz_cvtps_pd(ones, _mm512_maskz_extractf32x8_ps(ones, x, 0));
+    }
+    static SMX_INLINE __m512d high(vec x)
+    {
+        return _mm512_maskz_cvtps_pd(ones, _mm512_maskz_extractf32x8_ps(ones, x, 1));
+    }
+    static SMX_INLINE real lane_sum(__m512d eight)
+    {
+        const __m256d four =
+            _mm512_maskz_extractf64x4_pd(ones, eight, 0) + _mm512_maskz_extractf64x4_pd(ones, eight, 1);
+        const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+        return {_mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two))};
+    }
+    static SMX_INLINE real lane_sum(vec x) { return lane_sum(low(x) + high(x)); }
+    static SMX_INLINE real lane_sum(vec x, vec y) { return lane_sum((low(x) + high(x)) + (low(y) + high(y))); }
+    static SMX_INLINE real lane_dot(vec x, vec y) { return lane_sum(low(x) * low(y) + high(x) * high(y)); }
+    // p (s t - dot), rounded once
+    static SMX_INLINE vec centred_product(vec p, vec t, double s, double dot)
+    {
+        const __m512d sum = _mm512_set1_pd(s), d = _mm512_set1_pd(dot);
+        return join(_mm512_maskz_cvtpd_ps(ones, low(p) * _mm512_fmsub_pd(sum, low(t), d)),
+                    _mm512_maskz_cvtpd_ps(ones, high(p) * _mm512_fmsub_pd(sum, high(t), d)));
+    }
+    // x factor, rounded once
+    static SMX_INLINE vec scaled(vec x, double factor)
+    {
+        const __m512d f = _mm512_set1_pd(factor);
+        return join(_mm512_maskz_cvtpd_ps(ones, low(x) * f), _mm512_maskz_cvtpd_ps(ones, high(x) * f));
+    }
+    static SMX_INLINE vec join(__m256 a, __m256 b) { return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1); }
+
     // Of four vectors, pairs are added; then all in double.
     struct sum {
-        __m512d low, high;
+        __m512d lower, upper;
 
-        SMX_INLINE sum() : low(_mm512_setzero_pd()), high(_mm512_setzero_pd()) {}
+        SMX_INLINE sum() : lower(_mm512_setzero_pd()), upper(_mm512_setzero_pd()) {}
         SMX_INLINE void add(vec x)
         {
-            low = low + _mm512_maskz_cvtps_pd(ones, _mm512_maskz_extractf32x8_ps(ones, x, 0));
-            high = high + _mm512_maskz_cvtps_pd(ones, _mm512_maskz_extractf32x8_ps(ones, x, 1));
+            lower = lower + low(x);
+            upper = upper + high(x);
         }
         SMX_INLINE void add(vec a, vec b, vec c, vec d)
         {
             add(a + b);
             add(c + d);
         }
-        SMX_INLINE real total() const
-        {
-            const __m512d eight = low + high;
-            const __m256d four =
-                _mm512_maskz_extractf64x4_pd(ones, eight, 0) + _mm512_maskz_extractf64x4_pd(ones, eight, 1);
-            const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
-            return {_mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two))};
-        }
+        SMX_INLINE real total() const { return floats::lane_sum(lower + upper); }
     };
 
+    // loaded once for several uses
+    static SMX_INLINE vec in_register(vec x)
+    {
+        __asm__("" : "+v"(x));
+        return x;
+    }
     static SMX_INLINE vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
     static SMX_INLINE vec fms(vec a, vec b, vec c) { return _mm512_fmsub_ps(a, b, c); }
+    static SMX_INLINE vec fnma(vec a, vec b, vec c) { return _mm512_fnmadd_ps(a, b, c); }
     static SMX_INLINE vec magic() { return set1(0x1.8p+19f); } // its last bit is 1/16
-    static SMX_INLINE vec sixteenths(vec x, vec c) { return _mm512_fmadd_round_ps(x, c, magic(), nearest); }
-    static SMX_INLINE vec sixteenths_in_any_mode(vec x, vec c) { return sixteenths(x, c); }
+    static SMX_INLINE vec sixteenths(vec x, vec c, vec m) { return _mm512_fmadd_round_ps(x, c, m, nearest); }
+    static SMX_INLINE vec sixteenths_in_any_mode(vec x, vec c, vec m) { return sixteenths(x, c, m); }
+    static SMX_INLINE vec rounded_sum(vec x, vec m) { return _mm512_maskz_add_round_ps(0xffff, x, m, nearest); }
     static SMX_INLINE bool rounds_to_nearest() { return true; } // sixteenths does, in any mode
 
-    // 2^(j/16) factor 2^exponent
     struct powers {
-        __m512i bits; // less (j << 19)
+        __m512i bits; // times 2^bias, less j sixteenths in the field of the exponent
         vec deltas;
 
-        SMX_INLINE powers(double factor, int exponent)
+        template <class Turn>
+        explicit SMX_INLINE powers(Turn turn)
         {
-            const __m512d low = _mm512_loadu_pd(sixteenth_powers.hi) * _mm512_set1_pd(factor);
-            const __m512d high = _mm512_loadu_pd(sixteenth_powers.hi + 8) * _mm512_set1_pd(factor);
-            const __m256 low_ps = round(low), high_ps = round(high);
-            const vec rounded = join(low_ps, high_ps);
-            const vec errors = join(round(low - _mm512_maskz_cvtps_pd(ones, low_ps)),
-                                    round(high - _mm512_maskz_cvtps_pd(ones, high_ps)));
-            const __m512i j = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-            bits = _mm512_add_epi32(
-                _mm512_castps_si512(rounded),
-                _mm512_sub_epi32(_mm512_set1_epi32(exponent * (1 << 23)), _mm512_maskz_slli_epi32(0xffff, j, 19)));
-            deltas = errors / rounded;
+            vec power = _mm512_loadu_ps(sixteenth_powers_of_floats.power);
+            deltas = _mm512_loadu_ps(sixteenth_powers_of_floats.delta);
+            turn(power, deltas);
+            bits = _mm512_add_epi32(_mm512_castps_si512(power), _mm512_loadu_si512(sixteenth_powers_of_floats.field));
         }
         SMX_INLINE vec power(vec k) const
         {
@@ -157,13 +209,6 @@ struct floats {
         SMX_INLINE vec delta(vec k) const
         {
             return _mm512_maskz_permutexvar_ps(0xffff, _mm512_castps_si512(k), deltas);
-        }
-
-    private:
-        static SMX_INLINE __m256 round(__m512d x) { return _mm512_maskz_cvt_roundpd_ps(ones, x, nearest); }
-        static SMX_INLINE vec join(__m256 low, __m256 high)
-        {
-            return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
         }
     };
 };
@@ -233,6 +278,30 @@ struct doubles {
     {
         return static_cast<std::size_t>(__builtin_popcount(static_cast<unsigned>(which)));
     }
+    static SMX_INLINE std::size_t index_of_first(some which)
+    {
+        return static_cast<std::size_t>(__builtin_ctz(static_cast<unsigned>(which)));
+    }
+
+    // how many lanes were given, in all
+    struct tally {
+        __m512i counts;
+
+        SMX_INLINE tally() : counts(_mm512_setzero_si512()) {}
+        SMX_INLINE void add(some which)
+        {
+            counts = _mm512_mask_sub_epi64(counts, which, counts, _mm512_set1_epi64(-1));
+        }
+        SMX_INLINE std::size_t total() const
+        {
+            std::uint64_t lane[8];
+            _mm512_storeu_si512(lane, counts);
+            std::size_t sum = 0;
+            for (const std::uint64_t count : lane)
+                sum += count;
+            return sum;
+        }
+    };
     static SMX_INLINE vec max(vec a, vec b) { return _mm512_maskz_max_pd(ones, a, b); }
     static SMX_INLINE vec at_least(vec least, vec x)
     {
@@ -247,6 +316,26 @@ struct doubles {
 
     static SMX_INLINE vec abs(vec a) { return _mm512_abs_pd(a); }
     static SMX_INLINE some less_than(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
+
+    // the sum of eight hi + lo, always in this tree
+    static SMX_INLINE pair lane_sum(vec hi, vec lo)
+    {
+        const __m256d a = _mm512_maskz_extractf64x4_pd(ones, hi, 0), b = _mm512_maskz_extractf64x4_pd(ones, hi, 1);
+        const __m256d four = a + b, b_part = four - a;
+        const __m256d four_lo = ((a - (four - b_part)) + (b - b_part)) +
+                                (_mm512_maskz_extractf64x4_pd(ones, lo, 0) + _mm512_maskz_extractf64x4_pd(ones, lo, 1));
+        return total_of_four(four, four_lo);
+    }
+    static SMX_INLINE pair total_of_four(__m256d hi, __m256d lo)
+    {
+        const __m128d a = _mm256_castpd256_pd128(hi), b = _mm256_extractf128_pd(hi, 1);
+        const __m128d two = a + b, b_part = two - a;
+        const __m128d two_lo =
+            ((a - (two - b_part)) + (b - b_part)) + (_mm256_castpd256_pd128(lo) + _mm256_extractf128_pd(lo, 1));
+        const pair s = two_sum({_mm_cvtsd_f64(two)}, {_mm_cvtsd_f64(_mm_unpackhi_pd(two, two))});
+        const real rest{_mm_cvtsd_f64(two_lo) + _mm_cvtsd_f64(_mm_unpackhi_pd(two_lo, two_lo))};
+        return fast_two_sum(s.hi, s.lo + rest);
+    }
 
     // Of four vectors, pairs are added; then all without error.
     struct sum {
@@ -265,34 +354,32 @@ struct doubles {
             add(a + b);
             add(c + d);
         }
-        SMX_INLINE pair total() const
-        {
-            double h[8], l[8];
-            _mm512_storeu_pd(h, hi);
-            _mm512_storeu_pd(l, lo);
-            return total_of_eight(h, l);
-        }
+        SMX_INLINE pair total() const { return doubles::lane_sum(hi, lo); }
     };
 
+    static SMX_INLINE vec in_register(vec x)
+    {
+        __asm__("" : "+v"(x));
+        return x;
+    }
     static SMX_INLINE vec fma(vec a, vec b, vec c) { return _mm512_fmadd_pd(a, b, c); }
     static SMX_INLINE vec fms(vec a, vec b, vec c) { return _mm512_fmsub_pd(a, b, c); }
+    static SMX_INLINE vec fnma(vec a, vec b, vec c) { return _mm512_fnmadd_pd(a, b, c); }
     static SMX_INLINE vec magic() { return set1(0x1.8p+48); }
-    static SMX_INLINE vec sixteenths(vec x, vec c) { return _mm512_fmadd_round_pd(x, c, magic(), nearest); }
-    static SMX_INLINE vec sixteenths_in_any_mode(vec x, vec c) { return sixteenths(x, c); }
+    static SMX_INLINE vec sixteenths(vec x, vec c, vec m) { return _mm512_fmadd_round_pd(x, c, m, nearest); }
+    static SMX_INLINE vec sixteenths_in_any_mode(vec x, vec c, vec m) { return sixteenths(x, c, m); }
+    static SMX_INLINE vec rounded_sum(vec x, vec m) { return _mm512_maskz_add_round_pd(ones, x, m, nearest); }
     static SMX_INLINE bool rounds_to_nearest() { return true; } // sixteenths does, in any mode
 
     struct powers {
-        __m512i bits_low, bits_high; // less (j << 48)
+        __m512i bits_low, bits_high; // times 2^bias, less j sixteenths in the field of the exponent
         vec deltas_low, deltas_high;
 
-        SMX_INLINE powers(const pair& factor, long long exponent)
+        template <class Turn>
+        explicit SMX_INLINE powers(Turn turn)
         {
-            const __m512i j = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
-            const __m512i low =
-                _mm512_sub_epi64(_mm512_set1_epi64(exponent * (1ll << 52)), _mm512_maskz_slli_epi64(ones, j, 48));
-            const __m512i high = _mm512_sub_epi64(low, _mm512_set1_epi64(8ll << 48));
-            eight(sixteenth_powers.hi, sixteenth_powers.lo, factor, low, bits_low, deltas_low);
-            eight(sixteenth_powers.hi + 8, sixteenth_powers.lo + 8, factor, high, bits_high, deltas_high);
+            eight(0, turn, bits_low, deltas_low);
+            eight(8, turn, bits_high, deltas_high);
         }
         SMX_INLINE vec power(vec k) const
         {
@@ -306,17 +393,14 @@ struct doubles {
         }
 
     private:
-        // hi + lo = (root_hi + root_lo) factor, delta = lo / hi
-        static SMX_INLINE void eight(const double* root_hi, const double* root_lo, const pair& factor, __m512i offset,
-                                     __m512i& bits, vec& deltas)
+        template <class Turn>
+        static SMX_INLINE void eight(int j, Turn turn, __m512i& bits, vec& deltas)
         {
-            const vec a = _mm512_loadu_pd(root_hi), b = _mm512_loadu_pd(root_lo);
-            const vec factor_hi = set1(factor.hi.value), factor_lo = set1(factor.lo.value);
-            const vec product = a * factor_hi;
-            const vec rest = fms(a, factor_hi, product) + fma(a, factor_lo, b * factor_hi);
-            const vec hi = product + rest;
-            bits = _mm512_add_epi64(_mm512_castpd_si512(hi), offset);
-            deltas = (rest - (hi - product)) / hi;
+            vec power = _mm512_loadu_pd(sixteenth_powers_of_doubles.power + j);
+            deltas = _mm512_loadu_pd(sixteenth_powers_of_doubles.delta + j);
+            turn(power, deltas);
+            bits =
+                _mm512_add_epi64(_mm512_castpd_si512(power), _mm512_loadu_si512(sixteenth_powers_of_doubles.field + j));
         }
     };
 };

@@ -114,6 +114,7 @@ struct one_lane {
     static constexpr const char* name = "generic";
     static constexpr std::size_t lanes = 1;
     static constexpr bool is_rare = false;
+    static constexpr std::size_t brief_length = 0;
 
     static SMX_INLINE constexpr all every() { return {}; }
     static SMX_INLINE constexpr some first(std::size_t count) { return count != 0; }
@@ -147,8 +148,15 @@ struct one_lane {
     static SMX_INLINE constexpr some equals(some which, const vec& a, const vec& b) { return which && a == b; }
     static SMX_INLINE constexpr bool broadcast_equals(const T* x, const vec& a) { return vec{C(*x)} == a; }
     static SMX_INLINE constexpr std::size_t count(some which) { return which ? 1 : 0; }
+    struct tally {
+        std::size_t count;
+        SMX_INLINE constexpr tally() : count(0) {}
+        SMX_INLINE constexpr void add(some which) { count += which ? 1 : 0; }
+        SMX_INLINE constexpr std::size_t total() const { return count; }
+    };
     static SMX_INLINE constexpr vec max(const vec& a, const vec& b) { return a < b ? b : a; }
     static SMX_INLINE constexpr vec reduce_max(const vec& a) { return a; }
+    static SMX_INLINE constexpr const vec& in_register(const vec& a) { return a; }
     static SMX_INLINE constexpr vec abs(const vec& a) { return a < zero() ? zero() - a : a; }
 
     // Products are tiny where they may be subnormal: here never, C being wider than T or of unknown range.
@@ -166,6 +174,7 @@ struct lane : one_lane<T, T> {
     using wide = vec;
     using factor = vec;
     using far = lane;
+    using brief = lane;
 
     struct sum {
         vec value;
@@ -177,6 +186,8 @@ struct lane : one_lane<T, T> {
         }
         SMX_INLINE constexpr wide total() const { return value; }
     };
+    using term_sum = sum;
+    using rough_sum = sum;
 
     struct shift {
         vec max;
@@ -293,6 +304,7 @@ template <>
 struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
     using factor = real;
     using far = lane;
+    using brief = lane;
 
     struct sum {
         real value;
@@ -301,6 +313,8 @@ struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
         SMX_INLINE constexpr void add(real a, real b, real c, real d) { value = value + ((a + b) + (c + d)); }
         SMX_INLINE constexpr wide total() const { return value; }
     };
+    using term_sum = sum;
+    using rough_sum = sum;
 
     // Below lowest terms are 0: 2^33 of them are less than the smallest subnormal.
     struct shift {
@@ -344,6 +358,7 @@ template <>
 struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     using factor = pair;
     using far = lane;
+    using brief = lane;
 
     static SMX_INLINE constexpr real up() { return power_of_two(bias); }
     static SMX_INLINE constexpr real down() { return power_of_two(-bias); }
@@ -374,6 +389,8 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
         }
         SMX_INLINE constexpr wide total() const { return fast_two_sum(value.hi, value.lo); }
     };
+    using term_sum = sum;
+    using rough_sum = sum;
 
     // Below lowest terms are 0: 2^33 of them are less than the smallest subnormal. The difference is taken of
     // x before_unit, and multiplied by after_unit.

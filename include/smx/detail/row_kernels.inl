@@ -39,9 +39,9 @@ struct each_step {
     }
 };
 
-template <class V, class Pass> // a pass that sums what term(i, inside) gives; pairs are added before they meet the sum
+template <class V, class Pass, class Sum> // a pass that sums what term(i, inside) gives
 struct each_term {
-    typename V::sum sum;
+    Sum sum;
 
     SMX_INLINE constexpr each_term() : sum() {} // an implicit one would not belong to the target region
     template <class Inside>
@@ -116,7 +116,7 @@ SMX_INLINE constexpr typename V::vec row_max(const typename V::scalar* x, std::s
 // p[i] = e^(x[i] - max), 0 where i does not take part; the sum of p. The last, partial step is kept in a register: a
 // masked store cannot be forwarded to the load of the next pass.
 template <class V, class Entries>
-struct exp_pass : each_term<V, exp_pass<V, Entries>> {
+struct exp_pass : each_term<V, exp_pass<V, Entries>, typename V::term_sum> {
     const typename V::scalar* x;
     typename V::scalar* p;
     Entries entries;
@@ -125,7 +125,8 @@ struct exp_pass : each_term<V, exp_pass<V, Entries>> {
 
     SMX_INLINE constexpr exp_pass(const typename V::scalar* x_, typename V::scalar* p_, Entries entries_,
                                   const typename V::shift& shift_, const typename V::vec& first_)
-        : each_term<V, exp_pass>(), x(x_), p(p_), entries(entries_), shift(shift_), first(first_), tail(first_)
+        : each_term<V, exp_pass, typename V::term_sum>(), x(x_), p(p_), entries(entries_), shift(shift_), first(first_),
+          tail(first_)
     {
     }
     template <class Inside>
@@ -166,23 +167,24 @@ struct scale_pass : each_step<V, scale_pass<V, Entries>> {
     }
     SMX_INLINE constexpr void operator()(std::size_t i, typename V::all inside) const
     {
-        scale(i, inside, V::load(p + i, inside, V::zero()));
+        scale(i, inside, V::in_register(V::load(p + i, inside, V::zero())));
     }
     SMX_INLINE constexpr void operator()(std::size_t i, typename V::some inside) const { scale(i, inside, tail); }
 };
 
 // The sum of e^(x[i] - max) without the largest terms, and their number. Nothing here rounds to 1 + tiny.
 template <class V, class Entries>
-struct tail_pass : each_term<V, tail_pass<V, Entries>> {
+struct tail_pass : each_term<V, tail_pass<V, Entries>, typename V::sum> {
     const typename V::scalar* x;
     Entries entries;
     typename V::shift shift;
     typename V::vec max, first;
-    std::size_t ties;
+    typename V::tally ties;
 
     SMX_INLINE constexpr tail_pass(const typename V::scalar* x_, Entries entries_, const typename V::shift& shift_,
                                    const typename V::vec& max_, const typename V::vec& first_)
-        : each_term<V, tail_pass>(), x(x_), entries(entries_), shift(shift_), max(max_), first(first_), ties(0)
+        : each_term<V, tail_pass, typename V::sum>(), x(x_), entries(entries_), shift(shift_), max(max_), first(first_),
+          ties()
     {
     }
     template <class Inside>
@@ -191,7 +193,7 @@ struct tail_pass : each_term<V, tail_pass<V, Entries>> {
         const auto which = entries.of(i, inside);
         const typename V::vec logits = V::load(x + i, which, first);
         const typename V::some largest = V::equals(which, logits, max);
-        ties += V::count(largest);
+        ties.add(largest);
         return V::keep(which, V::without_largest(largest, V::exp_term(logits, shift)));
     }
 };
@@ -258,6 +260,22 @@ constexpr std::size_t first_unmasked(const bool* mask, std::size_t n)
 
 // ---- softmax, log_softmax, logsumexp --------------------------------------------------------------------------------
 
+// A row of one step is never stored and loaded again. false: it is not an ordinary one.
+template <class V, class Entries>
+SMX_INLINE constexpr bool softmax_in_step(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
+                                          const exp_scale<typename V::scalar>& scale, Entries entries,
+                                          const typename V::vec& first)
+{
+    const typename V::some inside = V::first(n), which = entries.of(0, inside);
+    const typename V::vec x = V::load(logits, which, first);
+    const typename V::vec max = V::reduce_max(x);
+    if (V::is_far(max, scale))
+        return false;
+    const typename V::vec e = V::keep(which, V::exp_in_step(x, V::step_shift_of(max, scale)));
+    V::store(probs, inside, V::keep(which, V::step_quotient(e, V::step_total(e))));
+    return true;
+}
+
 template <class V, class Entries>
 SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
                                             const exp_scale<typename V::scalar>& scale, Entries entries,
@@ -274,11 +292,16 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
                                      const exp_scale<typename V::scalar>& scale, Entries entries,
                                      const typename V::vec& first)
 {
+    if constexpr (V::lanes > 1)
+        if (n <= V::lanes && softmax_in_step<V>(logits, probs, n, scale, entries, first))
+            return;
     const typename V::vec max = row_max<V>(logits, n, entries, first);
     if (!V::is_finite(max)) // +inf, or nothing but -inf, or a NaN
         fill_row<V>(probs, n, entries, V::not_a_number(), V::zero());
     else if (V::is_far(max, scale))
         exp_and_normalise<typename V::far>(logits, probs, n, scale, entries, max, first);
+    else if (n <= V::brief_length)
+        exp_and_normalise<typename V::brief>(logits, probs, n, scale, entries, max, first);
     else
         exp_and_normalise<V>(logits, probs, n, scale, entries, max, first);
 }
@@ -307,6 +330,46 @@ constexpr void row_softmax(const typename V::scalar* logits, typename V::scalar*
         softmax_of<V>(logits, probs, n, scale, every_entry<V>{}, V::broadcast(logits));
 }
 
+// A row of one step: T, the sum of all e^(x[i] - max) but one largest.
+template <class V>
+SMX_INLINE constexpr typename V::wide tail_in_step(const typename V::vec& x, const typename V::some& which,
+                                                   const typename V::vec& max, const typename V::step_shift& shift)
+{
+    const typename V::some largest = V::equals(which, x, max);
+    const typename V::vec e = V::keep(which, V::without_largest(largest, V::exp_in_step(x, shift)));
+    return V::tail(V::step_total(e), V::count(largest));
+}
+
+template <class V, class Entries>
+SMX_INLINE constexpr bool log_softmax_in_step(const typename V::scalar* logits, typename V::scalar* log_probs,
+                                              std::size_t n, const exp_scale<typename V::scalar>& scale,
+                                              Entries entries, const typename V::vec& first)
+{
+    const typename V::some inside = V::first(n), which = entries.of(0, inside);
+    const typename V::vec x = V::load(logits, which, first);
+    const typename V::vec max = V::reduce_max(x);
+    if (V::is_far(max, scale))
+        return false;
+    const typename V::step_shift shift = V::step_shift_of(max, scale);
+    const typename V::vec y = V::log_prob(x, shift, V::log1p(tail_in_step<V>(x, which, max, shift)));
+    V::store(log_probs, inside, V::select(which, y, V::minus_infinity()));
+    return true;
+}
+
+template <class V>
+SMX_INLINE constexpr bool logsumexp_in_step(const typename V::scalar* logits, std::size_t n, typename V::scalar* out,
+                                            const typename V::vec& first)
+{
+    const typename V::some inside = V::first(n);
+    const typename V::vec x = V::load(logits, inside, first);
+    const typename V::vec max = V::reduce_max(x);
+    if (V::is_far(max, V::unit_scale()))
+        return false;
+    const typename V::step_shift shift = V::step_shift_of(max, V::unit_scale());
+    V::store(out, V::first(1), V::plus(max, V::log1p(tail_in_step<V>(x, inside, max, shift))));
+    return true;
+}
+
 // T, the sum of all e^(x[i] - max) but one largest
 template <class V, class Entries>
 SMX_INLINE constexpr typename V::wide tail_of_sum(const typename V::scalar* logits, std::size_t n, Entries entries,
@@ -315,7 +378,7 @@ SMX_INLINE constexpr typename V::wide tail_of_sum(const typename V::scalar* logi
 {
     tail_pass<V, Entries> pass(logits, entries, shift, max, first);
     walk<V>(n, pass);
-    return V::tail(pass.sum.total(), pass.ties);
+    return V::tail(pass.sum.total(), pass.ties.total());
 }
 
 template <class V, class Entries>
@@ -334,11 +397,16 @@ SMX_INLINE constexpr void log_softmax_of(const typename V::scalar* logits, typen
                                          const exp_scale<typename V::scalar>& scale, Entries entries,
                                          const typename V::vec& first)
 {
+    if constexpr (V::lanes > 1)
+        if (n <= V::lanes && log_softmax_in_step<V>(logits, log_probs, n, scale, entries, first))
+            return;
     const typename V::vec max = row_max<V>(logits, n, entries, first);
     if (!V::is_finite(max))
         fill_row<V>(log_probs, n, entries, V::not_a_number(), V::minus_infinity());
     else if (V::is_far(max, scale))
         tail_and_log_probs<typename V::far>(logits, log_probs, n, scale, entries, max, first);
+    else if (n <= V::brief_length)
+        tail_and_log_probs<typename V::brief>(logits, log_probs, n, scale, entries, max, first);
     else
         tail_and_log_probs<V>(logits, log_probs, n, scale, entries, max, first);
 }
@@ -391,11 +459,16 @@ constexpr void row_logsumexp(const typename V::scalar* logits, std::size_t n, ty
     if (n == 0)
         return V::store(out, V::first(1), V::minus_infinity());
     const typename V::vec first = V::broadcast(logits);
+    if constexpr (V::lanes > 1)
+        if (n <= V::lanes && logsumexp_in_step<V>(logits, n, out, first))
+            return;
     const typename V::vec max = row_max<V>(logits, n, every_entry<V>{}, first);
     if (!V::is_finite(max))
         V::store(out, V::first(1), max_or_nan<V>(logits, n, max));
     else if (V::is_far(max, V::unit_scale()))
         V::store(out, V::first(1), max_plus_log1p<typename V::far>(logits, n, max, first));
+    else if (n <= V::brief_length)
+        V::store(out, V::first(1), max_plus_log1p<typename V::brief>(logits, n, max, first));
     else
         V::store(out, V::first(1), max_plus_log1p<V>(logits, n, max, first));
 }
@@ -427,7 +500,7 @@ struct mass_and_dot {
     const typename V::scalar* p;
     Tangent tangent;
     typename V::vec best;
-    typename V::sum mass, dot;
+    typename V::rough_sum mass, dot;
 
     SMX_INLINE constexpr mass_and_dot(const typename V::scalar* p_, const Tangent& tangent_)
         : p(p_), tangent(tangent_), best(V::zero()), mass(), dot()
@@ -605,10 +678,35 @@ SMX_INLINE constexpr void product(const typename V::scalar* p, typename V::scala
     walk<V, rare>(n, pass);
 }
 
+// A row of one step in which the products are not tiny; else false.
+template <class V>
+SMX_INLINE constexpr bool product_in_step(const typename V::scalar* p, const typename V::scalar* v,
+                                          typename V::scalar* out, std::size_t n)
+{
+    const typename V::some inside = V::first(n);
+    const typename V::vec prob = V::load(p, inside, V::zero());
+    typename V::vec t = V::where_nonzero(prob, V::load(v, inside, V::zero()));
+    typename V::wide dot = V::step_dot(prob, t);
+    const typename V::wide sum = V::step_total(prob);
+    const typename V::some dominating = V::outweighing(prob, sum);
+    if (V::count(dominating) != 0) { // its tangent becomes the origin
+        const typename V::vec origin = V::broadcast(v + V::index_of_first(dominating));
+        t = V::where_nonzero(prob, V::load(v, inside, origin) - origin);
+        dot = V::step_dot(prob, t);
+    }
+    if (V::step_is_tiny(dot))
+        return false;
+    V::store(out, inside, V::where_nonzero(prob, V::step_product(prob, t, sum, dot)));
+    return true;
+}
+
 template <class V>
 constexpr void row_softmax_jvp(const typename V::scalar* probs, const typename V::scalar* tangent,
                                typename V::scalar* out, std::size_t n)
 {
+    if constexpr (V::lanes > 1)
+        if (n <= V::lanes && product_in_step<V>(probs, tangent, out, n))
+            return;
     product<V, false>(probs, out, n, centre<V>(probs, tangent, n));
 }
 

@@ -142,20 +142,6 @@ SMX_INLINE constexpr pair operator/(pair a, pair b)
     return fast_two_sum(q, (((a.hi - p.hi) - p.lo) + a.lo - q * b.lo) / b.hi);
 }
 
-// sum of hi[i] + lo[i], always in this tree
-SMX_INLINE constexpr pair total_of_eight(const double* hi, const double* lo)
-{
-    pair sums[8] = {};
-    for (int i = 0; i < 8; ++i)
-        sums[i] = {{hi[i]}, {lo[i]}};
-    for (int half = 4; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) {
-            const pair s = two_sum(sums[i].hi, sums[i + half].hi);
-            sums[i] = {s.hi, s.lo + (sums[i].lo + sums[i + half].lo)};
-        }
-    return fast_two_sum(sums[0].hi, sums[0].lo);
-}
-
 // log(1 + t) for t >= 0 with an error below 2^-58 of it: 1 + t = 2^k (1 + m), s = m / (2 + m), |s| <= 0.1716,
 // log(1 + m) = 2 s + s^3 P(s^2); P by tests/coefficients.sollya, relative error 2^-54.
 SMX_INLINE constexpr pair log1p(pair t)
@@ -187,6 +173,24 @@ SMX_INLINE constexpr pair log1p(pair t)
     return fast_two_sum(sum.hi, sum.lo + (exponent * ln2.lo + (two * s.lo + s.hi * (z * poly))));
 }
 
+// log(1 + t) for t >= 0 with an error below 2^-43 of it: as above, with P of degree 5, relative error 2^-43.7
+SMX_INLINE constexpr real log1p(real t)
+{
+    constexpr double p[] = {0x1.55555555553b6p-1, 0x1.9999999b88e65p-2, 0x1.24924628275ccp-2,
+                            0x1.c71fcf1949c8fp-3, 0x1.73827ec10f961p-3, 0x1.546f7272cf302p-3};
+    constexpr real one{1}, two{2}, ln2{0x1.62e42fefa39efp-1};
+    if (t < real{0x1p-60})
+        return t;
+    const real w = one + t;
+    const int k = static_cast<int>((__builtin_bit_cast(std::int64_t, w) - 0x3fe6a09e667f3bcd) >> 52);
+    const real m = k == 0 ? t : w * power_of_two(-k) - one;
+    const real s = m / (m + two);
+    const real z = s * s, z2 = z * z;
+    const real poly =
+        (real{p[0]} + real{p[1]} * z) + ((real{p[2]} + real{p[3]} * z) + (real{p[4]} + real{p[5]} * z) * z2) * z2;
+    return real{static_cast<double>(k)} * ln2 + (two * s + s * (z * poly));
+}
+
 // exp_scale<T>: e^(x / temperature) = 2^(x unit (hi + lo)), x / temperature = x unit (inverse_hi + inverse_lo).
 // unit is a power of two: 1 for a temperature of at most 1, 1/2 above, so that no difference of logits overflows; and
 // whatever keeps hi in range for temperatures near the ends of the type.
@@ -201,9 +205,21 @@ struct exp_scale<T> {
     T hi, lo;                 // log2(e) / (temperature unit)
     T inverse_hi, inverse_lo; // 1 / (temperature unit)
     T unit;
+    // For logits near 0, |x| < reach, which are not multiplied by unit: log2(e) / temperature, 1 / temperature, and the
+    // distance from max below which an entry does not count. No logit is near at a temperature near the ends of the type.
+    T reach, near_hi, near_lo, depth;
 };
 
 inline constexpr pair log2_e{{0x1.71547652b82fep+0}, {0x1.777d0ffda0d24p-56}}; // 1 / ln 2
+
+// e^-depth at temperature 1: 2^33 such terms are less than the smallest subnormal.
+inline constexpr float depth_of_floats = 131;
+inline constexpr double depth_of_doubles = 1050;
+
+inline constexpr exp_scale<float> unit_scale_of_floats = {
+    0x1.715476p+0f, 0x1.4ae0cp-26f, 1, 0, 1, 0x1p16f, 0x1.715476p+0f, 0x1.4ae0cp-26f, depth_of_floats};
+inline constexpr exp_scale<double> unit_scale_of_doubles = {
+    log2_e.hi.value, log2_e.lo.value, 1, 0, 1, 0x1p40, log2_e.hi.value, log2_e.lo.value, depth_of_doubles};
 
 // What every leaf does with sums and quotients, once a row. Terms are e^((x - max) / temperature) 2^bias, so that none
 // that counts is subnormal; the largest is 2^bias exactly.
@@ -214,16 +230,17 @@ template <>
 struct wide_arithmetic<float> {
     using wide = real;
     static constexpr int bias = 64;
+    static constexpr float two_to_bias = 0x1p64f, tiny = 0x1p-90f; // below tiny, products may be subnormal
 
     static SMX_INLINE constexpr real as_double(const float& x) { return {static_cast<double>(x)}; }
-    static SMX_INLINE constexpr exp_scale<float> unit_scale() { return {0x1.715476p+0f, 0x1.4ae0cp-26f, 1, 0, 1}; }
+    static SMX_INLINE constexpr const exp_scale<float>& unit_scale() { return unit_scale_of_floats; }
 
     // T = below / 2^bias + ties - 1
     static SMX_INLINE constexpr wide tail(wide below, std::size_t ties)
     {
         return below * power_of_two(-bias) + real{static_cast<double>(ties) - 1};
     }
-    static SMX_INLINE constexpr wide log1p(wide t) { return detail::log1p({t, {0}}).hi; }
+    static SMX_INLINE constexpr wide log1p(wide t) { return detail::log1p(t); }
     static SMX_INLINE constexpr bool outweighs(real p, wide s) { return s - p < p; }
     static SMX_INLINE constexpr wide total(wide a, wide b) { return a + b; }
     static SMX_INLINE constexpr wide total_without(wide a, const float* b) { return a - as_double(*b); }
@@ -234,8 +251,9 @@ template <>
 struct wide_arithmetic<double> {
     using wide = pair;
     static constexpr int bias = 512;
+    static constexpr double two_to_bias = 0x1p512, tiny = 0x1p-900;
 
-    static SMX_INLINE constexpr exp_scale<double> unit_scale() { return {log2_e.hi.value, log2_e.lo.value, 1, 0, 1}; }
+    static SMX_INLINE constexpr const exp_scale<double>& unit_scale() { return unit_scale_of_doubles; }
 
     static SMX_INLINE constexpr wide tail(wide below, std::size_t ties)
     {
@@ -254,19 +272,38 @@ struct wide_arithmetic<double> {
     static SMX_INLINE constexpr wide quotient(wide a, wide b) { return {a.hi / b.hi, {0}}; }
 };
 
-// 2^(j/16) as hi + lo, by tests/coefficients.sollya
+// 2^(j/16) = power (1 + delta), and what adding to the bits of power multiplies by 2^bias, less j sixteenths in the field of
+// the exponent; by tests/coefficients.sollya
+template <class T, class Bits>
 struct sixteenth_power_table {
-    double hi[16], lo[16];
+    T power[16], delta[16];
+    Bits field[16];
 };
-inline constexpr sixteenth_power_table sixteenth_powers = {
-    {0x1p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0, 0x1.2387a6e756238p+0, 0x1.306fe0a31b715p+0,
-     0x1.3dea64c123422p+0, 0x1.4bfdad5362a27p+0, 0x1.5ab07dd485429p+0, 0x1.6a09e667f3bcdp+0, 0x1.7a11473eb0187p+0,
-     0x1.8ace5422aa0dbp+0, 0x1.9c49182a3f09p+0, 0x1.ae89f995ad3adp+0, 0x1.c199bdd85529cp+0, 0x1.d5818dcfba487p+0,
-     0x1.ea4afa2a490dap+0},
-    {0, 0x1.8a62e4adc610bp-54, -0x1.19041b9d78a76p-55, 0x1.9b07eb6c70573p-54, 0x1.6f46ad23182e4p-55,
-     0x1.ada0911f09ebcp-55, 0x1.d4397afec42e2p-56, 0x1.6324c054647adp-54, -0x1.bdd3413b26456p-54,
-     -0x1.41577ee04992fp-55, 0x1.6e9f156864b27p-54, 0x1.c7c46b071f2bep-56, 0x1.7a1cd345dcc81p-54, 0x1.11065895048ddp-55,
-     0x1.2ed02d75b3707p-55, -0x1.e9c23179c2893p-54}};
+inline constexpr sixteenth_power_table<float, std::int32_t> sixteenth_powers_of_floats = {
+    {0x1p0f, 0x1.0b5586p0f, 0x1.172b84p0f, 0x1.2387a6p0f, 0x1.306fep0f, 0x1.3dea64p0f, 0x1.4bfdaep0f, 0x1.5ab07ep0f,
+     0x1.6a09e6p0f, 0x1.7a1148p0f, 0x1.8ace54p0f, 0x1.9c4918p0f, 0x1.ae89fap0f, 0x1.c199bep0f, 0x1.d5818ep0f,
+     0x1.ea4afap0f},
+    {0, 0x1.8d96d4p-25f, -0x1.9c0c22p-27f, 0x1.964904p-25f, 0x1.125002p-25f, 0x1.370be4p-25f, -0x1.0a355p-25f,
+     -0x1.00d8acp-27f, 0x1.26055cp-26f, -0x1.05cb44p-25f, 0x1.67a1cap-28f, 0x1.a3b5e4p-28f, -0x1.f9c304p-27f,
+     -0x1.6961b4p-28f, -0x1.a5217cp-28f, 0x1.61428ep-28f},
+    {(64 * 16 - 0) * (1 << 19), (64 * 16 - 1) * (1 << 19), (64 * 16 - 2) * (1 << 19), (64 * 16 - 3) * (1 << 19),
+     (64 * 16 - 4) * (1 << 19), (64 * 16 - 5) * (1 << 19), (64 * 16 - 6) * (1 << 19), (64 * 16 - 7) * (1 << 19),
+     (64 * 16 - 8) * (1 << 19), (64 * 16 - 9) * (1 << 19), (64 * 16 - 10) * (1 << 19), (64 * 16 - 11) * (1 << 19),
+     (64 * 16 - 12) * (1 << 19), (64 * 16 - 13) * (1 << 19), (64 * 16 - 14) * (1 << 19), (64 * 16 - 15) * (1 << 19)}};
+inline constexpr sixteenth_power_table<double, std::int64_t> sixteenth_powers_of_doubles = {
+    {0x1p0, 0x1.0b5586cf9890fp0, 0x1.172b83c7d517bp0, 0x1.2387a6e756238p0, 0x1.306fe0a31b715p0, 0x1.3dea64c123422p0,
+     0x1.4bfdad5362a27p0, 0x1.5ab07dd485429p0, 0x1.6a09e667f3bcdp0, 0x1.7a11473eb0187p0, 0x1.8ace5422aa0dbp0,
+     0x1.9c49182a3f09p0, 0x1.ae89f995ad3adp0, 0x1.c199bdd85529cp0, 0x1.d5818dcfba487p0, 0x1.ea4afa2a490dap0},
+    {0, 0x1.79aa65d837b6dp-54, -0x1.01b15eaa59348p-55, 0x1.68efde3a8a894p-54, 0x1.34d754db0abb6p-55,
+     0x1.59f48a72a4c6dp-55, 0x1.690cebb7aafbp-56, 0x1.063e1e21c5409p-54, -0x1.3b3efbf5e2228p-54, -0x1.b32dcb94da51dp-56,
+     0x1.db72fc1f0eab4p-55, 0x1.1affc2b91ce27p-56, 0x1.c1a7792cb3387p-55, 0x1.36eae30af0cb3p-56, 0x1.4a385a63d07a7p-56,
+     -0x1.ff7128fd391fp-55},
+    {(512 * 16 - 0) * (1ll << 48), (512 * 16 - 1) * (1ll << 48), (512 * 16 - 2) * (1ll << 48),
+     (512 * 16 - 3) * (1ll << 48), (512 * 16 - 4) * (1ll << 48), (512 * 16 - 5) * (1ll << 48),
+     (512 * 16 - 6) * (1ll << 48), (512 * 16 - 7) * (1ll << 48), (512 * 16 - 8) * (1ll << 48),
+     (512 * 16 - 9) * (1ll << 48), (512 * 16 - 10) * (1ll << 48), (512 * 16 - 11) * (1ll << 48),
+     (512 * 16 - 12) * (1ll << 48), (512 * 16 - 13) * (1ll << 48), (512 * 16 - 14) * (1ll << 48),
+     (512 * 16 - 15) * (1ll << 48)}};
 
 namespace { // every unit has its own copy, compiled with its own flags
 
@@ -276,15 +313,25 @@ constexpr exp_scale<T> scale_of(const T& temperature)
 {
     if constexpr (std::is_same_v<T, double>) {
         if (temperature == 1)
-            return {log2_e.hi.value, log2_e.lo.value, 1, 0, 1};
+            return unit_scale_of_doubles;
         const double unit = temperature > 0x1p900    ? 0x1p-128
                             : temperature > 1        ? 0.5
                             : temperature < 0x1p-900 ? 0x1p128
                                                      : 1;
         const pair inverse = pair{{1}, {0}} / pair{{temperature * unit}, {0}};
         const pair factor = log2_e * inverse;
-        return {factor.hi.value, factor.lo.value, inverse.hi.value, inverse.lo.value, unit};
+        const double hi = factor.hi.value, lo = factor.lo.value;
+        exp_scale<double> scale{hi, lo, inverse.hi.value, inverse.lo.value, unit, 0, 0, 0, 0};
+        if (unit == 1 || unit == 0.5) {
+            scale.reach = 0x1p40 * temperature;
+            scale.near_hi = hi * unit;
+            scale.near_lo = lo * unit;
+            scale.depth = depth_of_doubles * temperature;
+        }
+        return scale;
     } else if constexpr (std::is_same_v<T, float>) {
+        if (temperature == 1)
+            return unit_scale_of_floats;
         const float unit = temperature > 0x1p96f    ? 0x1p-32f
                            : temperature > 1        ? 0.5f
                            : temperature < 0x1p-96f ? 0x1p32f
@@ -292,8 +339,16 @@ constexpr exp_scale<T> scale_of(const T& temperature)
         const double inverse = 1 / (static_cast<double>(temperature) * static_cast<double>(unit));
         const double factor = log2_e.hi.value * inverse;
         const float hi = static_cast<float>(factor), inverse_hi = static_cast<float>(inverse);
-        return {hi, static_cast<float>(factor - static_cast<double>(hi)), inverse_hi,
-                static_cast<float>(inverse - static_cast<double>(inverse_hi)), unit};
+        const float lo = static_cast<float>(factor - static_cast<double>(hi));
+        exp_scale<float> scale{
+            hi, lo, inverse_hi, static_cast<float>(inverse - static_cast<double>(inverse_hi)), unit, 0, 0, 0, 0};
+        if (unit == 1 || unit == 0.5f) {
+            scale.reach = 0x1p16f * temperature;
+            scale.near_hi = hi * unit;
+            scale.near_lo = lo * unit;
+            scale.depth = depth_of_floats * temperature;
+        }
+        return scale;
     } else {
         const T unit = T(1) < temperature ? T(T(1) / T(2)) : T(1);
         return {unit, T(temperature * unit)};
