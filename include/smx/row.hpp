@@ -133,4 +133,14 @@ concept square_extent =
     detail::extent_of<Matrix> == std::dynamic_extent || detail::extent_of<Row> == std::dynamic_extent ||
     detail::extent_of<Matrix> == detail::extent_of<Row> * detail::extent_of<Row>;
 
+// temperature   softmax(logits / temperature), without an overflow of the quotient; positive and finite. Derivatives with
+//               respect to logits are then those of jacobian.hpp divided by temperature.
+// mask          empty: all entries take part. Else one entry for each logit; false: probability 0, log-probability -inf,
+//               and the logit is never evaluated.
+template <scalar T>
+struct softmax_options {
+    T temperature = T(1);
+    std::span<const bool> mask = {};
+};
+
 } // namespace smx

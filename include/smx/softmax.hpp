@@ -14,16 +14,6 @@
 
 namespace smx {
 
-// temperature   softmax(logits / temperature), without an overflow of the quotient; positive and finite. Derivatives with
-//               respect to logits are then those of jacobian.hpp divided by temperature.
-// mask          empty: all entries take part. Else one entry for each logit; false: probability 0, log-probability -inf,
-//               and the logit is never evaluated.
-template <scalar T>
-struct softmax_options {
-    T temperature = T(1);
-    std::span<const bool> mask = {};
-};
-
 namespace detail {
 
 // the arguments of softmax and log_softmax, checked

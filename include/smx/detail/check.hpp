@@ -48,6 +48,65 @@ namespace { // every unit has its own copy, compiled with its own flags
     refuse(message);
 }
 
+[[noreturn]] SMX_COLD void refuse_layout(const char* function, std::size_t row_length, std::size_t row_stride)
+{
+    char message[256];
+    if (row_length == 0)
+        std::snprintf(message, sizeof message, "smx::%s: row_length is 0", function);
+    else
+        std::snprintf(message, sizeof message, "smx::%s: row_stride is %zu, row_length is %zu", function, row_stride,
+                      row_length);
+    refuse(message);
+}
+
+[[noreturn]] SMX_COLD void refuse_matrix(const char* function, const char* name, std::size_t size,
+                                         std::size_t row_length, std::size_t row_stride)
+{
+    char message[256];
+    if (row_stride == row_length)
+        std::snprintf(message, sizeof message, "smx::%s: %s has %zu elements, row_length is %zu", function, name, size,
+                      row_length);
+    else
+        std::snprintf(message, sizeof message, "smx::%s: %s has %zu elements, row_length is %zu, row_stride is %zu",
+                      function, name, size, row_length, row_stride);
+    refuse(message);
+}
+
+[[noreturn]] SMX_COLD void refuse_columns(const char* function, const char* name, std::size_t size, std::size_t columns)
+{
+    char message[256];
+    std::snprintf(message, sizeof message, "smx::%s: %s has %zu elements, column_count is %zu", function, name, size,
+                  columns);
+    refuse(message);
+}
+
+[[noreturn]] SMX_COLD void refuse_rows_mask(const char* function, std::size_t size, std::size_t row_length,
+                                            std::size_t elements)
+{
+    char message[256];
+    std::snprintf(message, sizeof message, "smx::%s: mask has %zu elements, row_length is %zu, logits has %zu",
+                  function, size, row_length, elements);
+    refuse(message);
+}
+
+[[noreturn]] SMX_COLD void refuse_row_count(const char* function, const char* name, std::size_t size, std::size_t rows)
+{
+    char message[256];
+    std::snprintf(message, sizeof message, "smx::%s: %s has %zu elements, there are %zu rows", function, name, size,
+                  rows);
+    refuse(message);
+}
+
+// value[index] is not what it must be; numbers that a long long does not hold are shown as its last
+[[noreturn]] SMX_COLD void refuse_offset(const char* function, std::size_t index, long long value, const char* must_be,
+                                         long long than)
+{
+    char message[256];
+    std::snprintf(message, sizeof message, "smx::%s: offsets[%zu] is %lld, %s %lld", function, index, value, must_be,
+                  than);
+    refuse(message);
+}
+
 [[noreturn]] SMX_COLD void refuse_overlap(const char* function, const char* name, std::size_t size, const char* other,
                                           std::size_t other_size)
 {
@@ -131,6 +190,30 @@ SMX_INLINE void check_overlap(const char* function, const argument<Out>& out, co
     const bool same = out_first == in_first && out_last == in_last && sizeof(Out) == sizeof(In);
     if (out_first < in_last && in_first < out_last && !same)
         refuse_overlap(function, out.name, out.size, in.name, in.size);
+}
+
+template <class Integer>
+SMX_INLINE long long shown(Integer value)
+{
+    constexpr auto most = static_cast<unsigned long long>(std::numeric_limits<long long>::max());
+    if (value > Integer(0) && static_cast<unsigned long long>(value) > most)
+        return std::numeric_limits<long long>::max();
+    return static_cast<long long>(value);
+}
+
+// offsets ascend from 0 to size
+template <class Offset>
+SMX_INLINE void check_offsets(const char* function, const Offset* offsets, std::size_t count, std::size_t size)
+{
+    if (count == 0)
+        refuse_size(function, "offsets", count, "logits", size);
+    if (offsets[0] != Offset(0))
+        refuse_offset(function, 0, shown(offsets[0]), "must be", 0);
+    for (std::size_t i = 1; i < count; ++i)
+        if (offsets[i] < offsets[i - 1])
+            refuse_offset(function, i, shown(offsets[i]), "the one before is", shown(offsets[i - 1]));
+    if (static_cast<unsigned long long>(offsets[count - 1]) != size)
+        refuse_offset(function, count - 1, shown(offsets[count - 1]), "the size of logits is", shown(size));
 }
 
 } // namespace smx::detail

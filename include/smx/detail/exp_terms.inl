@@ -67,6 +67,11 @@ struct term_rows : P, wide_arithmetic<T> {
         return !(x < reach && number<T>{-scale.reach} < x) || !P::rounds_to_nearest();
     }
 
+    static SMX_INLINE bool any_far(const vec& max, const exp_scale<T>& scale)
+    {
+        return P::count(P::less_than(P::abs(max), P::set1(scale.reach))) != P::lanes || !P::rounds_to_nearest();
+    }
+
     // max c = K/16 + f
     struct origin {
         vec magic;    // x c + magic has k - K in its last bits
@@ -215,7 +220,11 @@ struct rows<P, float> : term_rows<P, float> {
     };
     // one step of a row that has no more: its terms, their sum, and their quotients by it
     static SMX_INLINE real step_total(const vec& e) { return P::lane_sum(e); }
-    static SMX_INLINE vec step_quotient(const vec& e, real sum) { return P::scaled(e, (real{1} / sum).value); }
+    static SMX_INLINE vec step_quotient(const vec& e, real sum)
+    {
+        const typename P::half inverse = P::set_half((real{1} / sum).value);
+        return P::narrowed(P::low(e) * inverse, P::high(e) * inverse);
+    }
 
     static SMX_INLINE real step_dot(const vec& a, const vec& b) { return P::lane_dot(a, b); }
     static SMX_INLINE bool step_is_tiny(real) { return false; } // double has room
@@ -225,8 +234,66 @@ struct rows<P, float> : term_rows<P, float> {
     }
     static SMX_INLINE vec step_product(const vec& p, const vec& t, real sum, real dot) // p (s t - dot)
     {
-        return P::centred_product(p, t, sum.value, dot.value);
+        const typename P::half s = P::set_half(sum.value), d = P::set_half(dot.value);
+        return P::narrowed(P::low(p) * P::fms(s, P::low(t), d), P::high(p) * P::fms(s, P::high(t), d));
     }
+
+    // The same where every lane is a row: its sums, in double.
+    struct lane_wide {
+        typename P::half lower, upper;
+    };
+    using lane_inverse = lane_wide;
+    static SMX_INLINE lane_wide lane_widen(const vec& x) { return {P::low(x), P::high(x)}; }
+    static SMX_INLINE lane_wide lane_product(const vec& x, const vec& y)
+    {
+        return {P::low(x) * P::low(y), P::high(x) * P::high(y)};
+    }
+    static SMX_INLINE lane_wide lane_plus(const lane_wide& a, const lane_wide& b)
+    {
+        return {a.lower + b.lower, a.upper + b.upper};
+    }
+    static SMX_INLINE const lane_wide& lane_total(const lane_wide& a) { return a; }
+    static SMX_INLINE lane_inverse inverse_of(const lane_wide& sum)
+    {
+        return {P::set_half(1) / sum.lower, P::set_half(1) / sum.upper};
+    }
+    static SMX_INLINE vec lane_quotient(const vec& e, const lane_inverse& inverse)
+    {
+        return P::narrowed(P::low(e) * inverse.lower, P::high(e) * inverse.upper);
+    }
+    static SMX_INLINE vec lane_half(const lane_wide& a)
+    {
+        return P::narrowed(a.lower * P::set_half(0.5), a.upper * P::set_half(0.5));
+    }
+    static SMX_INLINE bool lane_is_tiny(const lane_wide&) { return false; }
+    static SMX_INLINE vec lane_centred_product(const vec& p, const vec& t, const lane_wide& s, const lane_wide& d)
+    {
+        return P::narrowed(P::low(p) * P::fms(s.lower, P::low(t), d.lower),
+                           P::high(p) * P::fms(s.upper, P::high(t), d.upper));
+    }
+    struct lane_terms { // as term_sum; fold() after at most 64 terms
+        vec hi, lo;
+        lane_wide folded;
+
+        SMX_INLINE lane_terms() : hi(start()), lo(P::zero()), folded{P::set_half(0), P::set_half(0)} {}
+        SMX_INLINE void add(const vec& x)
+        {
+            const vec s = hi + x;
+            lo = lo + (x - (s - hi));
+            hi = s;
+        }
+        SMX_INLINE void fold()
+        {
+            const lane_wide upper = lane_widen(hi - start()), lower = lane_widen(lo);
+            folded = lane_plus(folded, lane_plus(upper, lower));
+            hi = start();
+            lo = P::zero();
+        }
+        SMX_INLINE const lane_wide& total() const { return folded; }
+
+    private:
+        static SMX_INLINE vec start() { return P::set1(0x1p67f); }
+    };
 
     static SMX_INLINE vec log_prob(const vec& x, const step_shift& s, real log1p_tail)
     {
@@ -243,6 +310,12 @@ struct rows<P, float> : term_rows<P, float> {
         return {P::set1(hi), P::set1(static_cast<float>(x.value - static_cast<double>(hi)))};
     }
     static SMX_INLINE factor inverse(real sum) { return split(real{1} / sum); }
+    static SMX_INLINE factor lane_reciprocal(const lane_wide& sum)
+    {
+        const lane_wide x = inverse_of(sum);
+        const vec hi = P::narrowed(x.lower, x.upper);
+        return {hi, P::narrowed(x.lower - P::low(hi), x.upper - P::high(hi))};
+    }
     static SMX_INLINE vec times(const vec& e, const factor& f) { return P::fma(e, f.hi, e * f.lo); }
 
     static SMX_INLINE bool outweighs(const vec& p, real s) { return wide_arithmetic<float>::outweighs(lane(p), s); }
@@ -375,6 +448,42 @@ struct rows<P, double> : term_rows<P, double> {
         return p * scaled_minus(sum, t, dot);
     }
 
+    // The same where every lane is a row: its sums, hi + lo.
+    struct lane_wide {
+        vec hi, lo;
+    };
+    static SMX_INLINE lane_wide lane_widen(const vec& x) { return {x, P::zero()}; }
+    static SMX_INLINE lane_wide lane_product(const vec& x, const vec& y) { return {x * y, P::zero()}; }
+    static SMX_INLINE lane_wide lane_plus(const lane_wide& a, const lane_wide& b)
+    {
+        const vec s = a.hi + b.hi, part = s - a.hi;
+        return {s, ((a.hi - (s - part)) + (b.hi - part)) + (a.lo + b.lo)};
+    }
+    static SMX_INLINE lane_wide lane_total(const lane_wide& a)
+    {
+        const vec s = a.hi + a.lo;
+        return {s, a.lo - (s - a.hi)};
+    }
+    static SMX_INLINE vec lane_half(const lane_wide& a) { return a.hi * P::set1(0.5); }
+    static SMX_INLINE bool lane_is_tiny(const lane_wide& dot) { return base::is_tiny(dot.hi); }
+    static SMX_INLINE vec lane_centred_product(const vec& p, const vec& t, const lane_wide& s, const lane_wide& d)
+    {
+        return p * (P::fms(s.hi, t, d.hi) + P::fms(s.lo, t, d.lo));
+    }
+    struct lane_terms { // as term_sum
+        vec hi, lo;
+
+        SMX_INLINE lane_terms() : hi(P::set1(0x1p515)), lo(P::zero()) {}
+        SMX_INLINE void add(const vec& x)
+        {
+            const vec s = hi + x;
+            lo = lo + (x - (s - hi));
+            hi = s;
+        }
+        SMX_INLINE void fold() {}
+        SMX_INLINE lane_wide total() const { return lane_total({hi - P::set1(0x1p515), lo}); }
+    };
+
     static SMX_INLINE vec log_prob(const vec& x, const step_shift& s, pair log1p_tail)
     {
         return P::fms(P::fms(x, s.unit, s.max_in_units), s.inverse, narrow(log1p_tail));
@@ -391,6 +500,14 @@ struct rows<P, double> : term_rows<P, double> {
         const real error{__builtin_fma(-hi.value, sum.hi.value, 1.0)};
         return split({hi, hi * (error - hi * sum.lo)});
     }
+    using lane_inverse = factor;
+    static SMX_INLINE factor inverse_of(const lane_wide& sum)
+    {
+        const vec hi = P::set1(1) / sum.hi, error = P::fnma(hi, sum.hi, P::set1(1));
+        return {hi, hi * (error - hi * sum.lo)};
+    }
+    static SMX_INLINE vec lane_quotient(const vec& e, const lane_inverse& inverse) { return times(e, inverse); }
+    static SMX_INLINE factor lane_reciprocal(const lane_wide& sum) { return inverse_of(sum); }
     static SMX_INLINE vec times(const vec& e, const factor& f) { return P::fma(e, f.hi, e * f.lo); }
 
     static SMX_INLINE bool outweighs(const vec& p, pair s) { return wide_arithmetic<double>::outweighs(lane(p), s); }

@@ -223,46 +223,49 @@ struct floats {
         const __m256 sign = _mm256_set1_ps(-0.0f);
         return {_mm256_andnot_ps(sign, a.a), _mm256_andnot_ps(sign, a.b)};
     }
+    // a0 b0 a1 b1 ... of the lower half of the lanes, and of the upper
+    static SMX_INLINE vec zip_low(const vec& x, const vec& y) { return zip(x.a, y.a); }
+    static SMX_INLINE vec zip_high(const vec& x, const vec& y) { return zip(x.b, y.b); }
+    static SMX_INLINE vec zip(__m256 a, __m256 b)
+    {
+        const __m256 even = _mm256_unpacklo_ps(a, b), odd = _mm256_unpackhi_ps(a, b);
+        return {_mm256_permute2f128_ps(even, odd, 0x20), _mm256_permute2f128_ps(even, odd, 0x31)};
+    }
 
-    // the sum of 16 floats in double, always in this tree
-    static SMX_INLINE double8 widen(__m256 x)
+    // 8 of the 16 lanes, in double
+    using half = double8;
+    static SMX_INLINE half widen(__m256 x)
     {
         return {_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))};
     }
-    static SMX_INLINE real lane_sum(const double8& eight)
+    static SMX_INLINE half low(const vec& x) { return widen(x.a); }
+    static SMX_INLINE half high(const vec& x) { return widen(x.b); }
+    static SMX_INLINE half set_half(double x) { return {_mm256_set1_pd(x), _mm256_set1_pd(x)}; }
+    static SMX_INLINE half fms(const half& a, const half& b, const half& c)
+    {
+        return {_mm256_fmsub_pd(a.a, b.a, c.a), _mm256_fmsub_pd(a.b, b.b, c.b)};
+    }
+    static SMX_INLINE __m256 narrowed(const half& x)
+    {
+        return _mm256_set_m128(_mm256_cvtpd_ps(x.b), _mm256_cvtpd_ps(x.a));
+    }
+    static SMX_INLINE vec narrowed(const half& a, const half& b) { return {narrowed(a), narrowed(b)}; }
+
+    // the sum of 16 floats in double, always in this tree
+    static SMX_INLINE real lane_sum(const half& eight)
     {
         const __m256d four = eight.a + eight.b;
-        const __m128d half = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
-        return {half[0] + half[1]};
+        const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+        return {two[0] + two[1]};
     }
-    static SMX_INLINE real lane_sum(const vec& x) { return lane_sum(widen(x.a) + widen(x.b)); }
+    static SMX_INLINE real lane_sum(const vec& x) { return lane_sum(low(x) + high(x)); }
     static SMX_INLINE real lane_sum(const vec& x, const vec& y)
     {
-        return lane_sum((widen(x.a) + widen(x.b)) + (widen(y.a) + widen(y.b)));
+        return lane_sum((low(x) + high(x)) + (low(y) + high(y)));
     }
     static SMX_INLINE real lane_dot(const vec& x, const vec& y)
     {
-        return lane_sum(widen(x.a) * widen(y.a) + widen(x.b) * widen(y.b));
-    }
-    // p (s t - dot), rounded once
-    static SMX_INLINE vec centred_product(const vec& p, const vec& t, double s, double dot)
-    {
-        return {centred_product(p.a, t.a, s, dot), centred_product(p.b, t.b, s, dot)};
-    }
-    static SMX_INLINE __m256 centred_product(__m256 p, __m256 t, double s, double dot)
-    {
-        const __m256d sum = _mm256_set1_pd(s), d = _mm256_set1_pd(dot);
-        const double8 x = widen(p), y = widen(t);
-        return _mm256_set_m128(_mm256_cvtpd_ps(x.b * _mm256_fmsub_pd(sum, y.b, d)),
-                               _mm256_cvtpd_ps(x.a * _mm256_fmsub_pd(sum, y.a, d)));
-    }
-    // x factor, rounded once
-    static SMX_INLINE vec scaled(const vec& x, double factor) { return {scaled(x.a, factor), scaled(x.b, factor)}; }
-    static SMX_INLINE __m256 scaled(__m256 x, double factor)
-    {
-        const __m256d f = _mm256_set1_pd(factor);
-        const double8 wide = widen(x);
-        return _mm256_set_m128(_mm256_cvtpd_ps(wide.b * f), _mm256_cvtpd_ps(wide.a * f));
+        return lane_sum(low(x) * low(y) + high(x) * high(y));
     }
 
     // Of four vectors, pairs are added; then all in double.
@@ -275,8 +278,8 @@ struct floats {
         }
         SMX_INLINE void add(const vec& x)
         {
-            lower = lower + widen(x.a);
-            upper = upper + widen(x.b);
+            lower = lower + low(x);
+            upper = upper + high(x);
         }
         SMX_INLINE void add(const vec& a, const vec& b, const vec& c, const vec& d)
         {
@@ -516,6 +519,14 @@ struct doubles {
         const __m256d sign = _mm256_set1_pd(-0.0);
         return {_mm256_andnot_pd(sign, a.a), _mm256_andnot_pd(sign, a.b)};
     }
+    // a0 b0 a1 b1 ... of the lower half of the lanes, and of the upper
+    static SMX_INLINE vec zip_low(const vec& x, const vec& y) { return zip(x.a, y.a); }
+    static SMX_INLINE vec zip_high(const vec& x, const vec& y) { return zip(x.b, y.b); }
+    static SMX_INLINE vec zip(__m256d a, __m256d b)
+    {
+        const __m256d even = _mm256_unpacklo_pd(a, b), odd = _mm256_unpackhi_pd(a, b);
+        return {_mm256_permute2f128_pd(even, odd, 0x20), _mm256_permute2f128_pd(even, odd, 0x31)};
+    }
 
     // the sum of eight hi + lo, always in this tree
     static SMX_INLINE pair lane_sum(const vec& hi, const vec& lo)
@@ -652,6 +663,8 @@ using f32 = rows<floats, float>;
 using f64 = rows<doubles, double>;
 
 #include <smx/detail/row_kernels.inl>
+
+#include <smx/detail/batch_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

@@ -119,9 +119,20 @@ struct floats {
     }
 
     static SMX_INLINE vec abs(vec a) { return _mm512_abs_ps(a); }
+    // a0 b0 a1 b1 ... of the lower half of the lanes, and of the upper
+    static SMX_INLINE vec zip_low(vec a, vec b)
+    {
+        return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
+    }
+    static SMX_INLINE vec zip_high(vec a, vec b)
+    {
+        return _mm512_permutex2var_ps(
+            a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
+    }
     static SMX_INLINE some less_than(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 
-    // the sum of 16 floats in double, always in this tree
+    // 8 of the 16 lanes, in double
+    using half = __m512d;
     static SMX_INLINE __m512d low(vec x)
     {
         return _mm512_maskz_cvtps_pd(ones, _mm512_maskz_extractf32x8_ps(ones, x, 0));
@@ -130,7 +141,16 @@ struct floats {
     {
         return _mm512_maskz_cvtps_pd(ones, _mm512_maskz_extractf32x8_ps(ones, x, 1));
     }
-    static SMX_INLINE real lane_sum(__m512d eight)
+    static SMX_INLINE half set_half(double x) { return _mm512_set1_pd(x); }
+    static SMX_INLINE half fms(half a, half b, half c) { return _mm512_fmsub_pd(a, b, c); }
+    static SMX_INLINE vec narrowed(half a, half b)
+    {
+        return join(_mm512_maskz_cvtpd_ps(ones, a), _mm512_maskz_cvtpd_ps(ones, b));
+    }
+    static SMX_INLINE vec join(__m256 a, __m256 b) { return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1); }
+
+    // the sum of 16 floats in double, always in this tree
+    static SMX_INLINE real lane_sum(half eight)
     {
         const __m256d four =
             _mm512_maskz_extractf64x4_pd(ones, eight, 0) + _mm512_maskz_extractf64x4_pd(ones, eight, 1);
@@ -140,20 +160,6 @@ struct floats {
     static SMX_INLINE real lane_sum(vec x) { return lane_sum(low(x) + high(x)); }
     static SMX_INLINE real lane_sum(vec x, vec y) { return lane_sum((low(x) + high(x)) + (low(y) + high(y))); }
     static SMX_INLINE real lane_dot(vec x, vec y) { return lane_sum(low(x) * low(y) + high(x) * high(y)); }
-    // p (s t - dot), rounded once
-    static SMX_INLINE vec centred_product(vec p, vec t, double s, double dot)
-    {
-        const __m512d sum = _mm512_set1_pd(s), d = _mm512_set1_pd(dot);
-        return join(_mm512_maskz_cvtpd_ps(ones, low(p) * _mm512_fmsub_pd(sum, low(t), d)),
-                    _mm512_maskz_cvtpd_ps(ones, high(p) * _mm512_fmsub_pd(sum, high(t), d)));
-    }
-    // x factor, rounded once
-    static SMX_INLINE vec scaled(vec x, double factor)
-    {
-        const __m512d f = _mm512_set1_pd(factor);
-        return join(_mm512_maskz_cvtpd_ps(ones, low(x) * f), _mm512_maskz_cvtpd_ps(ones, high(x) * f));
-    }
-    static SMX_INLINE vec join(__m256 a, __m256 b) { return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1); }
 
     // Of four vectors, pairs are added; then all in double.
     struct sum {
@@ -315,6 +321,14 @@ struct doubles {
     }
 
     static SMX_INLINE vec abs(vec a) { return _mm512_abs_pd(a); }
+    static SMX_INLINE vec zip_low(vec a, vec b)
+    {
+        return _mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b);
+    }
+    static SMX_INLINE vec zip_high(vec a, vec b)
+    {
+        return _mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b);
+    }
     static SMX_INLINE some less_than(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
 
     // the sum of eight hi + lo, always in this tree
@@ -411,6 +425,8 @@ using f32 = rows<floats, float>;
 using f64 = rows<doubles, double>;
 
 #include <smx/detail/row_kernels.inl>
+
+#include <smx/detail/batch_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

@@ -475,6 +475,8 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
 
 #include <smx/detail/row_kernels.inl>
 
+#include <smx/detail/batch_kernels.inl>
+
 #include <smx/detail/row_functions.inl>
 
 } // namespace

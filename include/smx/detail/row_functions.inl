@@ -14,6 +14,13 @@ struct row_functions { // each is compiled when it is named
     static constexpr auto log_softmax_jvp = row_log_softmax_jvp<V>;
     static constexpr auto log_softmax_vjp = row_log_softmax_vjp<V>;
     static constexpr auto softmax_hvp = row_softmax_hvp<V>;
+    static constexpr auto softmax_slices = slices_softmax<V>;
+    static constexpr auto log_softmax_slices = slices_log_softmax<V>;
+    static constexpr auto logsumexp_slices = slices_logsumexp<V>;
+    static constexpr auto softmax_jvp_slices = slices_softmax_jvp<V>;
+    static constexpr auto log_softmax_jvp_slices = slices_log_softmax_jvp<V>;
+    static constexpr auto log_softmax_vjp_slices = slices_log_softmax_vjp<V>;
+    static constexpr auto softmax_columns = columns_softmax<V>;
 };
 
 template <class V>

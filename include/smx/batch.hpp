@@ -1,0 +1,478 @@
+// SPDX-License-Identifier: BSL-1.0
+// batch.hpp: the functions of softmax.hpp and jacobian.hpp row by row, on a row-major matrix given as one contiguous range;
+// softmax down the columns of a matrix, and of rows of different lengths.
+//
+// A float or double row has the bits that it has by itself, whatever its neighbours, the executor and its pieces.
+//
+// Each function has an overload whose first argument is an executor: any callable exec(count, body) that calls
+// body(first, last), on any threads, for disjoint pieces that cover [0, count), and returns when all calls have. count counts
+// units of work, each of about 32 KB or one row, whichever is more. An exception of the executor passes through.
+#pragma once
+
+#include <concepts>    // integral, invocable
+#include <cstddef>     // size_t
+#include <type_traits> // remove_cvref_t
+
+#include <smx/detail/check.hpp>
+#include <smx/detail/dispatch.hpp>
+#include <smx/detail/target.hpp>
+#include <smx/row.hpp>
+
+namespace smx {
+
+// rows of row_length entries that start row_stride entries apart; what lies between them is neither read nor written. A
+// matrix has rows * row_stride elements, or that less the last padding.
+struct row_layout {
+    std::size_t row_length, row_stride;
+
+    constexpr row_layout(std::size_t length) : row_length(length), row_stride(length) {}
+    constexpr row_layout(std::size_t length, std::size_t stride) : row_length(length), row_stride(stride) {}
+};
+
+template <class E>
+concept executor = std::invocable<E&, std::size_t, void (&)(std::size_t, std::size_t)>;
+
+// sequential: all on the caller's thread.
+struct sequential_executor {
+    template <class Body>
+    SMX_INLINE void operator()(std::size_t count, Body&& body) const
+    {
+        body(std::size_t{0}, count);
+    }
+};
+inline constexpr sequential_executor sequential{};
+
+// offsets, labels: contiguous integers
+template <class R>
+concept integer_row = detail::contiguous<const std::remove_cvref_t<R>> &&
+                      std::integral<std::remove_cvref_t<decltype(*detail::data_of(std::declval<const R&>()))>> &&
+                      !std::same_as<std::remove_cvref_t<decltype(*detail::data_of(std::declval<const R&>()))>, bool>;
+
+namespace detail {
+
+SMX_INLINE std::size_t at_least_one(std::size_t n) { return n == 0 ? 1 : n; }
+
+// units of work of about 32 KB
+SMX_INLINE std::size_t rows_of_a_unit(std::size_t row_bytes) { return at_least_one(32768 / at_least_one(row_bytes)); }
+
+SMX_INLINE std::size_t units_of(std::size_t rows, std::size_t rows_of_unit)
+{
+    return rows / rows_of_unit + (rows % rows_of_unit != 0);
+}
+
+// the number of rows of a matrix of so many elements
+SMX_INLINE std::size_t checked_rows(const char* function, const char* name, std::size_t size, const row_layout& layout)
+{
+    if (layout.row_length == 0 || layout.row_stride < layout.row_length)
+        refuse_layout(function, layout.row_length, layout.row_stride);
+    if (size == 0)
+        return 0;
+    const std::size_t rows = size / layout.row_stride, rest = size % layout.row_stride;
+    if (rest != 0 && rest != layout.row_length)
+        refuse_matrix(function, name, size, layout.row_length, layout.row_stride);
+    return rows + (rest != 0);
+}
+
+namespace { // every unit has its own copy, compiled with its own flags
+
+// The body that an executor calls: slices of 64 rows at a time, on the stack, for one row function.
+template <class T, class Run>
+struct row_pieces {
+    Run run;
+    const T* in;
+    const T* with;
+    T* out;
+    std::size_t rows, row_length, in_stride, out_stride, rows_of_unit;
+    const bool* mask;
+    std::size_t mask_stride;
+
+    SMX_INLINE void operator()(std::size_t first, std::size_t last) const
+    {
+        row_slice<T> slices[64];
+        std::size_t count = 0;
+        const std::size_t end = last < units_of(rows, rows_of_unit) ? last * rows_of_unit : rows;
+        for (std::size_t i = first * rows_of_unit; i < end; ++i) {
+            slices[count++] = {in + i * in_stride, with == nullptr ? nullptr : with + i * in_stride,
+                               out + i * out_stride, row_length, mask == nullptr ? nullptr : mask + i * mask_stride};
+            if (count == 64) {
+                run(slices, count);
+                count = 0;
+            }
+        }
+        if (count != 0)
+            run(slices, count);
+    }
+};
+
+template <class T, class Offset, class Run>
+struct segment_pieces {
+    Run run;
+    const T* in;
+    T* out;
+    const Offset* offsets;
+    std::size_t rows, rows_of_unit;
+
+    SMX_INLINE void operator()(std::size_t first, std::size_t last) const
+    {
+        row_slice<T> slices[64];
+        std::size_t count = 0;
+        const std::size_t end = last < units_of(rows, rows_of_unit) ? last * rows_of_unit : rows;
+        for (std::size_t i = first * rows_of_unit; i < end; ++i) {
+            const auto from = static_cast<std::size_t>(offsets[i]), to = static_cast<std::size_t>(offsets[i + 1]);
+            slices[count++] = {in + from, nullptr, out + from, to - from, nullptr};
+            if (count == 64) {
+                run(slices, count);
+                count = 0;
+            }
+        }
+        if (count != 0)
+            run(slices, count);
+    }
+};
+
+template <class T>
+struct column_pieces {
+    using function = void (*)(const T*, T*, std::size_t, std::size_t, std::size_t, std::size_t,
+                              void (*)(const T*, T*, std::size_t, std::size_t, std::size_t, std::size_t));
+    function columns_function;
+    const T* in;
+    T* out;
+    std::size_t rows, columns, columns_of_unit;
+
+    SMX_INLINE void operator()(std::size_t first, std::size_t last) const
+    {
+        const std::size_t end = last < units_of(columns, columns_of_unit) ? last * columns_of_unit : columns;
+        columns_function(in, out, rows, columns, first * columns_of_unit, end,
+                         generic::each_column_softmax<generic::lane<T>>);
+    }
+};
+
+// a function of slices, with what else it takes
+template <class T>
+struct run_scaled {
+    void (*function)(const row_slice<T>*, std::size_t, const exp_scale<T>&);
+    const exp_scale<T>& scale;
+    SMX_INLINE void operator()(const row_slice<T>* slices, std::size_t count) const { function(slices, count, scale); }
+};
+
+template <class T>
+struct run_plain {
+    void (*function)(const row_slice<T>*, std::size_t);
+    SMX_INLINE void operator()(const row_slice<T>* slices, std::size_t count) const { function(slices, count); }
+};
+
+} // namespace
+
+// the arguments of softmax_rows and log_softmax_rows, checked
+template <class T, class Executor, class Function>
+SMX_INLINE void transform_rows(const char* function, Executor&& exec, const argument<const T>& logits,
+                               const argument<T>& out, const row_layout& layout, const softmax_options<T>& options,
+                               Function slices_function)
+{
+    check_same_size(function, out.name, out.size, logits.name, logits.size);
+    const std::size_t rows = checked_rows(function, logits.name, logits.size, layout);
+    check_overlap(function, out, logits);
+    const argument<const bool> mask{"mask", options.mask.data(), options.mask.size()};
+    if (mask.size != 0) {
+        if (mask.size != layout.row_length && mask.size != logits.size)
+            refuse_rows_mask(function, mask.size, layout.row_length, logits.size);
+        check_overlap(function, out, mask);
+    }
+    const exp_scale<T> scale = checked_scale(function, &options.temperature);
+    if (rows == 0)
+        return;
+    const std::size_t unit = rows_of_a_unit(layout.row_length * sizeof(T));
+    const bool one_mask = mask.size == layout.row_length;
+    exec(units_of(rows, unit), row_pieces<T, run_scaled<T>>{{slices_function, scale},
+                                                            logits.data,
+                                                            nullptr,
+                                                            out.data,
+                                                            rows,
+                                                            layout.row_length,
+                                                            layout.row_stride,
+                                                            layout.row_stride,
+                                                            unit,
+                                                            mask.size == 0 ? nullptr : mask.data,
+                                                            one_mask ? 0 : layout.row_stride});
+}
+
+// the arguments of a product with one vector for each row, checked
+template <class T, class Executor, class Function>
+SMX_INLINE void product_rows(const char* function, Executor&& exec, const argument<const T>& probs,
+                             const argument<const T>& vectors, const argument<T>& out, const row_layout& layout,
+                             Function slices_function)
+{
+    check_same_size(function, vectors.name, vectors.size, probs.name, probs.size);
+    check_same_size(function, out.name, out.size, probs.name, probs.size);
+    const std::size_t rows = checked_rows(function, probs.name, probs.size, layout);
+    check_overlap(function, out, probs);
+    check_overlap(function, out, vectors);
+    if (rows == 0)
+        return;
+    const std::size_t unit = rows_of_a_unit(layout.row_length * sizeof(T));
+    exec(units_of(rows, unit), row_pieces<T, run_plain<T>>{{slices_function},
+                                                           probs.data,
+                                                           vectors.data,
+                                                           out.data,
+                                                           rows,
+                                                           layout.row_length,
+                                                           layout.row_stride,
+                                                           layout.row_stride,
+                                                           unit,
+                                                           nullptr,
+                                                           0});
+}
+
+} // namespace detail
+
+// softmax_rows: softmax of every row
+//
+// Shapes   logits, probs: as row_layout says, of one size; may be the same memory. mask: row_length entries for all rows, or
+//          one entry for each of logits
+// Special, Error  as softmax: every row has the bits of softmax by itself
+// Cost     rows of at most 16 floats or 8 doubles: several at once, one in each vector lane
+// Throws   std::invalid_argument: sizes differ; row_length is 0, or more than row_stride; the size is no whole number of
+//          rows; probs partly overlaps logits or the mask; the mask has another size; temperature not in (0, inf)
+template <executor Executor, readable_row Logits, writable_row Probs>
+    requires same_scalar<Logits, Probs> && same_extent<Logits, Probs>
+SMX_INLINE void softmax_rows(Executor&& exec, const Logits& logits, Probs&& probs, row_layout rows,
+                             const softmax_options<scalar_of<Logits>>& options = {})
+{
+    using T = scalar_of<Logits>;
+    detail::transform_rows<T>("softmax_rows", exec, {"logits", detail::data_of(logits), detail::size_of(logits)},
+                              {"probs", detail::data_of(probs), detail::size_of(probs)}, rows, options,
+                              detail::fastest<T>([](auto rows_of) { return rows_of.softmax_slices; }));
+}
+
+template <readable_row Logits, writable_row Probs>
+    requires same_scalar<Logits, Probs> && same_extent<Logits, Probs>
+SMX_INLINE void softmax_rows(const Logits& logits, Probs&& probs, row_layout rows,
+                             const softmax_options<scalar_of<Logits>>& options = {})
+{
+    softmax_rows(sequential, logits, probs, rows, options);
+}
+
+// log_softmax_rows: log_softmax of every row; all else as softmax_rows
+template <executor Executor, readable_row Logits, writable_row LogProbs>
+    requires same_scalar<Logits, LogProbs> && same_extent<Logits, LogProbs>
+SMX_INLINE void log_softmax_rows(Executor&& exec, const Logits& logits, LogProbs&& log_probs, row_layout rows,
+                                 const softmax_options<scalar_of<Logits>>& options = {})
+{
+    using T = scalar_of<Logits>;
+    detail::transform_rows<T>("log_softmax_rows", exec, {"logits", detail::data_of(logits), detail::size_of(logits)},
+                              {"log_probs", detail::data_of(log_probs), detail::size_of(log_probs)}, rows, options,
+                              detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_slices; }));
+}
+
+template <readable_row Logits, writable_row LogProbs>
+    requires same_scalar<Logits, LogProbs> && same_extent<Logits, LogProbs>
+SMX_INLINE void log_softmax_rows(const Logits& logits, LogProbs&& log_probs, row_layout rows,
+                                 const softmax_options<scalar_of<Logits>>& options = {})
+{
+    log_softmax_rows(sequential, logits, log_probs, rows, options);
+}
+
+// logsumexp_rows: out[r] = logsumexp of row r
+//
+// Shapes   logits: as row_layout says; out [rows]
+// Throws   std::invalid_argument: row_length is 0, or more than row_stride; the size is no whole number of rows; out has
+//          another number of elements than there are rows, or partly overlaps logits
+template <executor Executor, readable_row Logits, writable_row Out>
+    requires same_scalar<Logits, Out>
+SMX_INLINE void logsumexp_rows(Executor&& exec, const Logits& logits, Out&& out, row_layout rows)
+{
+    using T = scalar_of<Logits>;
+    const char* const function = "logsumexp_rows";
+    const detail::argument<const T> x{"logits", detail::data_of(logits), detail::size_of(logits)};
+    const detail::argument<T> o{"out", detail::data_of(out), detail::size_of(out)};
+    const std::size_t count = detail::checked_rows(function, x.name, x.size, rows);
+    if (o.size != count)
+        detail::refuse_row_count(function, o.name, o.size, count);
+    detail::check_overlap(function, o, x);
+    if (count == 0)
+        return;
+    const std::size_t unit = detail::rows_of_a_unit(rows.row_length * sizeof(T));
+    exec(detail::units_of(count, unit), detail::row_pieces<T, detail::run_plain<T>>{
+                                            {detail::fastest<T>([](auto rows_of) { return rows_of.logsumexp_slices; })},
+                                            x.data,
+                                            nullptr,
+                                            o.data,
+                                            count,
+                                            rows.row_length,
+                                            rows.row_stride,
+                                            1,
+                                            unit,
+                                            nullptr,
+                                            0});
+}
+
+template <readable_row Logits, writable_row Out>
+    requires same_scalar<Logits, Out>
+SMX_INLINE void logsumexp_rows(const Logits& logits, Out&& out, row_layout rows)
+{
+    logsumexp_rows(sequential, logits, out, rows);
+}
+
+// softmax_jvp_rows: J v of every row, with its own J; all shapes as in softmax_rows; out may be either input
+//
+// Special, Error  as softmax_jvp: every row has the bits of softmax_jvp by itself
+// Throws   std::invalid_argument: as softmax_rows
+template <executor Executor, readable_row Probs, readable_row Tangents, writable_row Out>
+    requires same_scalar<Probs, Tangents, Out> && same_extent<Probs, Tangents, Out> && same_extent<Tangents, Out>
+SMX_INLINE void softmax_jvp_rows(Executor&& exec, const Probs& probs, const Tangents& tangents, Out&& out,
+                                 row_layout rows)
+{
+    using T = scalar_of<Probs>;
+    detail::product_rows<T>("softmax_jvp_rows", exec, {"probs", detail::data_of(probs), detail::size_of(probs)},
+                            {"tangents", detail::data_of(tangents), detail::size_of(tangents)},
+                            {"out", detail::data_of(out), detail::size_of(out)}, rows,
+                            detail::fastest<T>([](auto rows_of) { return rows_of.softmax_jvp_slices; }));
+}
+
+template <readable_row Probs, readable_row Tangents, writable_row Out>
+    requires same_scalar<Probs, Tangents, Out> && same_extent<Probs, Tangents, Out> && same_extent<Tangents, Out>
+SMX_INLINE void softmax_jvp_rows(const Probs& probs, const Tangents& tangents, Out&& out, row_layout rows)
+{
+    softmax_jvp_rows(sequential, probs, tangents, out, rows);
+}
+
+// softmax_vjp_rows: u^T J of every row: J is symmetric, the same kernel and the same bits as softmax_jvp_rows
+template <executor Executor, readable_row Probs, readable_row Cotangents, writable_row Out>
+    requires same_scalar<Probs, Cotangents, Out> && same_extent<Probs, Cotangents, Out> && same_extent<Cotangents, Out>
+SMX_INLINE void softmax_vjp_rows(Executor&& exec, const Probs& probs, const Cotangents& cotangents, Out&& out,
+                                 row_layout rows)
+{
+    using T = scalar_of<Probs>;
+    detail::product_rows<T>("softmax_vjp_rows", exec, {"probs", detail::data_of(probs), detail::size_of(probs)},
+                            {"cotangents", detail::data_of(cotangents), detail::size_of(cotangents)},
+                            {"out", detail::data_of(out), detail::size_of(out)}, rows,
+                            detail::fastest<T>([](auto rows_of) { return rows_of.softmax_jvp_slices; }));
+}
+
+template <readable_row Probs, readable_row Cotangents, writable_row Out>
+    requires same_scalar<Probs, Cotangents, Out> && same_extent<Probs, Cotangents, Out> && same_extent<Cotangents, Out>
+SMX_INLINE void softmax_vjp_rows(const Probs& probs, const Cotangents& cotangents, Out&& out, row_layout rows)
+{
+    softmax_vjp_rows(sequential, probs, cotangents, out, rows);
+}
+
+// log_softmax_jvp_rows: log_softmax_jvp of every row; all else as softmax_jvp_rows
+template <executor Executor, readable_row Probs, readable_row Tangents, writable_row Out>
+    requires same_scalar<Probs, Tangents, Out> && same_extent<Probs, Tangents, Out> && same_extent<Tangents, Out>
+SMX_INLINE void log_softmax_jvp_rows(Executor&& exec, const Probs& probs, const Tangents& tangents, Out&& out,
+                                     row_layout rows)
+{
+    using T = scalar_of<Probs>;
+    detail::product_rows<T>("log_softmax_jvp_rows", exec, {"probs", detail::data_of(probs), detail::size_of(probs)},
+                            {"tangents", detail::data_of(tangents), detail::size_of(tangents)},
+                            {"out", detail::data_of(out), detail::size_of(out)}, rows,
+                            detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_jvp_slices; }));
+}
+
+template <readable_row Probs, readable_row Tangents, writable_row Out>
+    requires same_scalar<Probs, Tangents, Out> && same_extent<Probs, Tangents, Out> && same_extent<Tangents, Out>
+SMX_INLINE void log_softmax_jvp_rows(const Probs& probs, const Tangents& tangents, Out&& out, row_layout rows)
+{
+    log_softmax_jvp_rows(sequential, probs, tangents, out, rows);
+}
+
+// log_softmax_vjp_rows: log_softmax_vjp of every row; all else as softmax_jvp_rows
+template <executor Executor, readable_row Probs, readable_row Cotangents, writable_row Out>
+    requires same_scalar<Probs, Cotangents, Out> && same_extent<Probs, Cotangents, Out> && same_extent<Cotangents, Out>
+SMX_INLINE void log_softmax_vjp_rows(Executor&& exec, const Probs& probs, const Cotangents& cotangents, Out&& out,
+                                     row_layout rows)
+{
+    using T = scalar_of<Probs>;
+    detail::product_rows<T>("log_softmax_vjp_rows", exec, {"probs", detail::data_of(probs), detail::size_of(probs)},
+                            {"cotangents", detail::data_of(cotangents), detail::size_of(cotangents)},
+                            {"out", detail::data_of(out), detail::size_of(out)}, rows,
+                            detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_vjp_slices; }));
+}
+
+template <readable_row Probs, readable_row Cotangents, writable_row Out>
+    requires same_scalar<Probs, Cotangents, Out> && same_extent<Probs, Cotangents, Out> && same_extent<Cotangents, Out>
+SMX_INLINE void log_softmax_vjp_rows(const Probs& probs, const Cotangents& cotangents, Out&& out, row_layout rows)
+{
+    log_softmax_vjp_rows(sequential, probs, cotangents, out, rows);
+}
+
+// softmax_columns: softmax down each column of a row-major matrix: the axis that is not last
+//
+// Shapes   logits, probs [rows * column_count]; may be the same memory
+// Special, Error  as softmax, for each column; the bits are not those of softmax_rows of the transposed matrix
+// Cost     vectorised across columns: no strided walk
+// Throws   std::invalid_argument: sizes differ; column_count is 0 or does not divide the size; probs partly overlaps logits
+template <executor Executor, readable_row Logits, writable_row Probs>
+    requires same_scalar<Logits, Probs> && same_extent<Logits, Probs>
+SMX_INLINE void softmax_columns(Executor&& exec, const Logits& logits, Probs&& probs, std::size_t column_count)
+{
+    using T = scalar_of<Logits>;
+    const char* const function = "softmax_columns";
+    const detail::argument<const T> x{"logits", detail::data_of(logits), detail::size_of(logits)};
+    const detail::argument<T> p{"probs", detail::data_of(probs), detail::size_of(probs)};
+    detail::check_same_size(function, p.name, p.size, x.name, x.size);
+    if (column_count == 0 || x.size % column_count != 0)
+        detail::refuse_columns(function, x.name, x.size, column_count);
+    detail::check_overlap(function, p, x);
+    if (x.size == 0)
+        return;
+    const std::size_t rows = x.size / column_count, strip = 64;
+    const std::size_t unit = strip * detail::rows_of_a_unit(rows * strip * sizeof(T));
+    exec(detail::units_of(column_count, unit),
+         detail::column_pieces<T>{detail::fastest<T>([](auto rows_of) { return rows_of.softmax_columns; }), x.data,
+                                  p.data, rows, column_count, unit});
+}
+
+template <readable_row Logits, writable_row Probs>
+    requires same_scalar<Logits, Probs> && same_extent<Logits, Probs>
+SMX_INLINE void softmax_columns(const Logits& logits, Probs&& probs, std::size_t column_count)
+{
+    softmax_columns(sequential, logits, probs, column_count);
+}
+
+// softmax_segments: softmax of rows of different lengths: row r is logits[offsets[r]] ... logits[offsets[r + 1] - 1]
+//
+// Shapes   logits, probs [n]; may be the same memory. offsets [rows + 1]: of any integer type, ascending from 0 to n; an
+//          empty row is allowed
+// Special, Error  as softmax: every row has the bits of softmax by itself
+// Throws   std::invalid_argument: sizes differ; offsets has no element, does not start at 0, does not ascend or does not end
+//          at n; probs partly overlaps logits, or overlaps offsets
+template <executor Executor, readable_row Logits, integer_row Offsets, writable_row Probs>
+    requires same_scalar<Logits, Probs> && same_extent<Logits, Probs>
+SMX_INLINE void softmax_segments(Executor&& exec, const Logits& logits, const Offsets& offsets, Probs&& probs)
+{
+    using T = scalar_of<Logits>;
+    const char* const function = "softmax_segments";
+    const detail::argument<const T> x{"logits", detail::data_of(logits), detail::size_of(logits)};
+    const detail::argument<T> p{"probs", detail::data_of(probs), detail::size_of(probs)};
+    const auto* const starts = detail::data_of(offsets);
+    using offset = std::remove_cvref_t<decltype(*starts)>;
+    const std::size_t count = detail::size_of(offsets);
+    detail::check_same_size(function, p.name, p.size, x.name, x.size);
+    detail::check_overlap(function, p, x);
+    detail::check_overlap(function, p, detail::argument<const offset>{"offsets", starts, count});
+    detail::check_offsets(function, starts, count, x.size);
+    const std::size_t rows = count - 1;
+    if (rows == 0)
+        return;
+    const std::size_t unit = detail::rows_of_a_unit(x.size / rows * sizeof(T));
+    using run = detail::run_scaled<T>;
+    const detail::exp_scale<T> scale = detail::scale_of(T(1));
+    exec(detail::units_of(rows, unit),
+         detail::segment_pieces<T, offset, run>{
+             {detail::fastest<T>([](auto rows_of) { return rows_of.softmax_slices; }), scale},
+             x.data,
+             p.data,
+             starts,
+             rows,
+             unit});
+}
+
+template <readable_row Logits, integer_row Offsets, writable_row Probs>
+    requires same_scalar<Logits, Probs> && same_extent<Logits, Probs>
+SMX_INLINE void softmax_segments(const Logits& logits, const Offsets& offsets, Probs&& probs)
+{
+    softmax_segments(sequential, logits, offsets, probs);
+}
+
+} // namespace smx

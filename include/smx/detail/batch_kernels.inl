@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: BSL-1.0
+// batch_kernels.inl: many rows at once, written once for a vector type V.
+//
+//   slices --gather--> rows of at most one step --transpose--> columns, one row a lane --as in one step--> --transpose--> rows
+//   matrix --V::lanes columns at a time--> max --exp_and_sum--> exponentials, sums --scale--> probs
+//
+// A row in a lane has the bits that it has by itself: its operations are those of one step in row_kernels.inl, and its sums
+// are taken in their tree.
+//
+// Not a header: included after row_kernels.inl, with the same rules.
+
+// ---- one row a lane -------------------------------------------------------------------------------------------------
+
+template <class V, std::size_t k = 0>
+SMX_INLINE void zip_halves(const typename V::vec (&from)[V::lanes], typename V::vec (&to)[V::lanes])
+{
+    if constexpr (k < V::lanes / 2) {
+        to[2 * k] = V::zip_low(from[k], from[k + V::lanes / 2]);
+        to[2 * k + 1] = V::zip_high(from[k], from[k + V::lanes / 2]);
+        zip_halves<V, k + 1>(from, to);
+    }
+}
+
+template <class V, std::size_t k = 0>
+SMX_INLINE void copy_vectors(const typename V::vec (&from)[V::lanes], typename V::vec (&to)[V::lanes])
+{
+    if constexpr (k < V::lanes) {
+        to[k] = from[k];
+        copy_vectors<V, k + 1>(from, to);
+    }
+}
+
+// Rows become columns by log2(lanes) perfect shuffles.
+template <class V, std::size_t done = 1>
+SMX_INLINE void transpose(typename V::vec (&x)[V::lanes])
+{
+    typename V::vec zipped[V::lanes];
+    zip_halves<V>(x, zipped);
+    if constexpr (2 * done < V::lanes)
+        transpose<V, 2 * done>(zipped);
+    copy_vectors<V>(zipped, x);
+}
+
+// Up to V::lanes rows of at most V::lanes entries each, without a mask.
+template <class V>
+struct lane_rows {
+    using slice = row_slice<typename V::scalar>;
+    const slice* slices[V::lanes];
+    std::size_t count, shortest, longest;
+
+    SMX_INLINE lane_rows() : count(0), shortest(V::lanes), longest(0) {}
+
+    SMX_INLINE bool is_full_with(const slice& row)
+    {
+        slices[count++] = &row;
+        shortest = row.n < shortest ? row.n : shortest;
+        longest = row.n > longest ? row.n : longest;
+        return count == V::lanes;
+    }
+    SMX_INLINE void clear()
+    {
+        count = 0;
+        shortest = V::lanes;
+        longest = 0;
+    }
+    SMX_INLINE void complete() // lanes without a row repeat the first
+    {
+        for (std::size_t r = count; r < V::lanes; ++r)
+            slices[r] = slices[0];
+    }
+    SMX_INLINE bool is_ragged() const { return shortest != longest; }
+};
+
+// rows to columns; behind the end of a row stands its first entry, or 0
+template <class V, bool zeros, std::size_t r = 0>
+SMX_INLINE void load_rows(const lane_rows<V>& rows, const typename V::scalar* row_slice<typename V::scalar>::* in,
+                          const typename V::some& all_of_a_row, typename V::vec (&x)[V::lanes])
+{
+    if constexpr (r < V::lanes) {
+        const typename lane_rows<V>::slice& slice = *rows.slices[r];
+        const typename V::scalar* const row = slice.*in;
+        if (!rows.is_ragged())
+            x[r] = V::load(row, all_of_a_row, V::zero());
+        else
+            x[r] = V::load(row, V::first(slice.n), zeros ? V::zero() : V::broadcast(row));
+        load_rows<V, zeros, r + 1>(rows, in, all_of_a_row, x);
+    } else
+        transpose<V>(x);
+}
+
+template <class V>
+SMX_INLINE void store_rows(const lane_rows<V>& rows, const typename V::some& all_of_a_row,
+                           typename V::vec (&x)[V::lanes])
+{
+    transpose<V>(x);
+    for (std::size_t r = 0; r < rows.count; ++r)
+        V::store(rows.slices[r]->out, rows.is_ragged() ? V::first(rows.slices[r]->n) : all_of_a_row, x[r]);
+}
+
+// the sums of the lanes over x[0] ... x[n - 1], in the tree of V::step_total; product: of x y
+template <class V, bool product>
+SMX_INLINE typename V::lane_wide lane_tree(const typename V::vec (&x)[V::lanes], const typename V::vec (&y)[V::lanes],
+                                           std::size_t n)
+{
+    typename V::lane_wide sums[V::lanes];
+    sums[0] = product ? V::lane_product(x[0], y[0]) : V::lane_widen(x[0]);
+    for (std::size_t j = 1; j < n; ++j)
+        sums[j] = product ? V::lane_product(x[j], y[j]) : V::lane_widen(x[j]);
+    for (std::size_t half = V::lanes / 2; half > 0; half /= 2)
+        for (std::size_t j = 0; j < half && j + half < n; ++j)
+            sums[j] = V::lane_plus(sums[j], sums[j + half]);
+    return V::lane_total(sums[0]);
+}
+
+// 1, 2, 3, ...: which lanes have an entry j
+template <class V>
+SMX_INLINE typename V::vec lengths_of(const lane_rows<V>& rows)
+{
+    typename V::scalar lengths[V::lanes];
+    for (std::size_t r = 0; r < V::lanes; ++r)
+        lengths[r] = static_cast<typename V::scalar>(static_cast<int>(rows.slices[r]->n));
+    return V::load(lengths, V::every(), V::zero());
+}
+
+template <class V>
+void softmax_lanes(const lane_rows<V>& rows, const exp_scale<typename V::scalar>& scale)
+{
+    typename V::vec x[V::lanes];
+    const typename V::some all_of_a_row = V::first(rows.longest);
+    load_rows<V, false>(rows, &row_slice<typename V::scalar>::in, all_of_a_row, x);
+    const std::size_t n = rows.longest;
+    typename V::vec max = x[0];
+    for (std::size_t j = 1; j < n; ++j)
+        max = V::max(max, x[j]);
+    if (V::any_far(max, scale)) {
+        for (std::size_t r = 0; r < rows.count; ++r)
+            row_softmax<V>(rows.slices[r]->in, rows.slices[r]->out, rows.slices[r]->n, scale, nullptr);
+        return;
+    }
+    const typename V::step_shift shift = V::step_shift_of(max, scale);
+    if (!rows.is_ragged())
+        for (std::size_t j = 0; j < n; ++j)
+            x[j] = V::exp_in_step(x[j], shift);
+    else {
+        const typename V::vec lengths = lengths_of<V>(rows);
+        for (std::size_t j = 0; j < n; ++j) {
+            const typename V::vec index = V::set1(static_cast<typename V::scalar>(static_cast<int>(j)));
+            x[j] = V::keep(V::less_than(index, lengths), V::exp_in_step(x[j], shift));
+        }
+    }
+    const typename V::lane_inverse inverse = V::inverse_of(lane_tree<V, false>(x, x, n));
+    for (std::size_t j = 0; j < n; ++j)
+        x[j] = V::lane_quotient(x[j], inverse);
+    store_rows<V>(rows, all_of_a_row, x);
+}
+
+// J v, as product_in_step
+template <class V>
+void product_lanes(const lane_rows<V>& rows)
+{
+    typename V::vec p[V::lanes], t[V::lanes];
+    const typename V::some all_of_a_row = V::first(rows.longest);
+    load_rows<V, true>(rows, &row_slice<typename V::scalar>::in, all_of_a_row, p);
+    load_rows<V, true>(rows, &row_slice<typename V::scalar>::with, all_of_a_row, t);
+    const std::size_t n = rows.longest;
+    typename V::vec largest = p[0];
+    for (std::size_t j = 0; j < n; ++j) {
+        t[j] = V::where_nonzero(p[j], t[j]);
+        largest = V::max(largest, p[j]);
+    }
+    const typename V::lane_wide sum = lane_tree<V, false>(p, p, n);
+    typename V::lane_wide dot = lane_tree<V, true>(p, t, n);
+    const typename V::vec half = V::lane_half(sum);
+    if (V::count(V::less_than(half, largest)) != 0) {
+        typename V::vec origin = V::zero();
+        for (std::size_t j = 0; j < n; ++j)
+            origin = V::select(V::less_than(half, p[j]), t[j], origin);
+        for (std::size_t j = 0; j < n; ++j)
+            t[j] = V::where_nonzero(p[j], t[j] - origin);
+        dot = lane_tree<V, true>(p, t, n);
+    }
+    if (V::lane_is_tiny(dot)) {
+        for (std::size_t r = 0; r < rows.count; ++r)
+            row_softmax_jvp<V>(rows.slices[r]->in, rows.slices[r]->with, rows.slices[r]->out, rows.slices[r]->n);
+        return;
+    }
+    for (std::size_t j = 0; j < n; ++j)
+        p[j] = V::where_nonzero(p[j], V::lane_centred_product(p[j], t[j], sum, dot));
+    store_rows<V>(rows, all_of_a_row, p);
+}
+
+// ---- slices ---------------------------------------------------------------------------------------------------------
+
+template <class V>
+void slices_softmax(const row_slice<typename V::scalar>* slices, std::size_t count,
+                    const exp_scale<typename V::scalar>& scale)
+{
+    if constexpr (V::lanes > 1) {
+        lane_rows<V> rows;
+        for (std::size_t r = 0; r < count; ++r)
+            if (slices[r].n > V::lanes || slices[r].mask != nullptr)
+                row_softmax<V>(slices[r].in, slices[r].out, slices[r].n, scale, slices[r].mask);
+            else if (slices[r].n != 0 && rows.is_full_with(slices[r])) {
+                softmax_lanes<V>(rows, scale);
+                rows.clear();
+            }
+        if (rows.count != 0) {
+            rows.complete();
+            softmax_lanes<V>(rows, scale);
+        }
+    } else
+        for (std::size_t r = 0; r < count; ++r)
+            row_softmax<V>(slices[r].in, slices[r].out, slices[r].n, scale, slices[r].mask);
+}
+
+template <class V>
+void slices_log_softmax(const row_slice<typename V::scalar>* slices, std::size_t count,
+                        const exp_scale<typename V::scalar>& scale)
+{
+    for (std::size_t r = 0; r < count; ++r)
+        row_log_softmax<V>(slices[r].in, slices[r].out, slices[r].n, scale, slices[r].mask);
+}
+
+template <class V>
+void slices_logsumexp(const row_slice<typename V::scalar>* slices, std::size_t count)
+{
+    for (std::size_t r = 0; r < count; ++r)
+        row_logsumexp<V>(slices[r].in, slices[r].n, slices[r].out);
+}
+
+template <class V>
+void slices_softmax_jvp(const row_slice<typename V::scalar>* slices, std::size_t count)
+{
+    if constexpr (V::lanes > 1) {
+        lane_rows<V> rows;
+        for (std::size_t r = 0; r < count; ++r)
+            if (slices[r].n > V::lanes)
+                row_softmax_jvp<V>(slices[r].in, slices[r].with, slices[r].out, slices[r].n);
+            else if (slices[r].n != 0 && rows.is_full_with(slices[r])) {
+                product_lanes<V>(rows);
+                rows.clear();
+            }
+        if (rows.count != 0) {
+            rows.complete();
+            product_lanes<V>(rows);
+        }
+    } else
+        for (std::size_t r = 0; r < count; ++r)
+            row_softmax_jvp<V>(slices[r].in, slices[r].with, slices[r].out, slices[r].n);
+}
+
+template <class V>
+void slices_log_softmax_jvp(const row_slice<typename V::scalar>* slices, std::size_t count)
+{
+    for (std::size_t r = 0; r < count; ++r)
+        row_log_softmax_jvp<V>(slices[r].in, slices[r].with, slices[r].out, slices[r].n);
+}
+
+template <class V>
+void slices_log_softmax_vjp(const row_slice<typename V::scalar>* slices, std::size_t count)
+{
+    for (std::size_t r = 0; r < count; ++r)
+        row_log_softmax_vjp<V>(slices[r].in, slices[r].with, slices[r].out, slices[r].n);
+}
+
+// ---- columns --------------------------------------------------------------------------------------------------------
+
+// Up to four vectors of columns, walked in blocks of rows: what they share of a page or a cache line is used while it is
+// there. A lane holds one column, and all that belongs to it.
+template <class V>
+struct column_strip {
+    static constexpr std::size_t vectors = 4, block = 16;
+
+    const typename V::scalar* x;
+    typename V::scalar* p;
+    std::size_t rows, stride, width; // width <= vectors V::lanes columns
+    typename V::vec max[vectors];
+    typename V::step_shift shift[vectors];
+    typename V::lane_terms sum[vectors];
+    typename V::factor inverse[vectors];
+
+    SMX_INLINE column_strip(const typename V::scalar* x_, typename V::scalar* p_, std::size_t rows_,
+                            std::size_t stride_, std::size_t width_)
+        : x(x_), p(p_), rows(rows_), stride(stride_), width(width_)
+    {
+    }
+
+    template <class Inside>
+    SMX_INLINE void find_max(std::size_t v, std::size_t first, std::size_t last, Inside inside)
+    {
+        const typename V::scalar* row = x + first * stride + v * V::lanes;
+        typename V::vec best = first == 0 ? V::load(row, inside, V::zero()) : max[v];
+        for (std::size_t i = first; i < last; ++i, row += stride)
+            best = V::max(best, V::load(row, inside, V::zero()));
+        max[v] = best;
+    }
+    template <class Inside>
+    SMX_INLINE void exp_and_sum(std::size_t v, std::size_t first, std::size_t last, Inside inside)
+    {
+        const typename V::step_shift s = shift[v];
+        typename V::lane_terms terms = sum[v];
+        std::size_t at = first * stride + v * V::lanes;
+        for (std::size_t i = first; i < last; ++i, at += stride) {
+            const typename V::vec e = V::exp_in_step(V::load(x + at, inside, max[v]), s);
+            V::store(p + at, inside, e);
+            terms.add(e);
+        }
+        terms.fold();
+        sum[v] = terms;
+    }
+    template <class Inside>
+    SMX_INLINE void scale(std::size_t v, std::size_t first, std::size_t last, Inside inside)
+    {
+        const typename V::factor factor = inverse[v];
+        typename V::scalar* row = p + first * stride + v * V::lanes;
+        for (std::size_t i = first; i < last; ++i, row += stride)
+            V::store(row, inside, V::times(V::in_register(V::load(row, inside, V::zero())), factor));
+    }
+
+    template <int pass, class Inside>
+    SMX_INLINE void step(std::size_t v, std::size_t first, std::size_t last, Inside inside)
+    {
+        if constexpr (pass == 0)
+            find_max(v, first, last, inside);
+        else if constexpr (pass == 1)
+            exp_and_sum(v, first, last, inside);
+        else
+            scale(v, first, last, inside);
+    }
+    template <int pass>
+    SMX_INLINE void walk_rows()
+    {
+        for (std::size_t first = 0; first < rows; first += block) {
+            const std::size_t last = rows - first < block ? rows : first + block;
+            std::size_t v = 0;
+            for (; (v + 1) * V::lanes <= width; ++v)
+                step<pass>(v, first, last, V::every());
+            if (v * V::lanes < width)
+                step<pass>(v, first, last, V::first(width - v * V::lanes));
+        }
+    }
+    SMX_INLINE std::size_t used() const { return (width + V::lanes - 1) / V::lanes; }
+};
+
+// columns first ... last - 1 of a matrix of `stride` columns; `anyhow` does those with entries far from 0
+template <class V>
+void strips_softmax(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
+                    std::size_t first, std::size_t last,
+                    void (*anyhow)(const typename V::scalar*, typename V::scalar*, std::size_t, std::size_t,
+                                   std::size_t, std::size_t))
+{
+    constexpr std::size_t most = column_strip<V>::vectors * V::lanes;
+    if (rows == 0)
+        return;
+    for (std::size_t c = first; c < last; c += most) {
+        column_strip<V> strip(x + c, p + c, rows, stride, last - c < most ? last - c : most);
+        strip.template walk_rows<0>();
+        bool far = false;
+        for (std::size_t v = 0; v < strip.used(); ++v)
+            far = far || V::any_far(strip.max[v], V::unit_scale());
+        if (far) {
+            anyhow(x, p, rows, stride, c, c + strip.width);
+            continue;
+        }
+        for (std::size_t v = 0; v < strip.used(); ++v)
+            strip.shift[v] = V::step_shift_of(strip.max[v], V::unit_scale());
+        strip.template walk_rows<1>();
+        for (std::size_t v = 0; v < strip.used(); ++v)
+            strip.inverse[v] = V::lane_reciprocal(strip.sum[v].total());
+        strip.template walk_rows<2>();
+    }
+}
+
+// One column, one lane, any entries.
+template <class V>
+void one_column_softmax(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride)
+{
+    typename V::vec max = V::broadcast(x);
+    for (std::size_t i = 1; i < rows; ++i)
+        max = V::max(max, V::broadcast(x + i * stride));
+    if (!V::is_finite(max)) {
+        for (std::size_t i = 0; i < rows; ++i)
+            V::store(p + i * stride, V::first(1), V::not_a_number());
+        return;
+    }
+    const typename V::shift shift = V::shift_of(max, V::unit_scale());
+    typename V::term_sum sum;
+    for (std::size_t i = 0; i < rows; ++i) {
+        const typename V::vec e = V::exp_term(V::broadcast(x + i * stride), shift);
+        V::store(p + i * stride, V::first(1), e);
+        sum.add(e);
+    }
+    const typename V::factor inverse = V::inverse(sum.total());
+    for (std::size_t i = 0; i < rows; ++i)
+        V::store(p + i * stride, V::first(1), V::times(V::broadcast(p + i * stride), inverse));
+}
+
+template <class V>
+void each_column_softmax(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
+                         std::size_t first, std::size_t last)
+{
+    if (rows != 0)
+        for (std::size_t c = first; c < last; ++c)
+            one_column_softmax<V>(x + c, p + c, rows, stride);
+}
+
+template <class V>
+void columns_softmax(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
+                     std::size_t first, std::size_t last,
+                     void (*anyhow)(const typename V::scalar*, typename V::scalar*, std::size_t, std::size_t,
+                                    std::size_t, std::size_t))
+{
+    if constexpr (V::lanes > 1)
+        strips_softmax<V>(x, p, rows, stride, first, last, anyhow);
+    else
+        each_column_softmax<V>(x, p, rows, stride, first, last);
+}
