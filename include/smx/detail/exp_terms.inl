@@ -59,6 +59,14 @@ struct term_rows : P, wide_arithmetic<T> {
     static constexpr bool is_rare = false;
 
     static constexpr std::size_t brief_length = 160;
+    static constexpr std::size_t cached_length = (std::size_t{1} << 24) / sizeof(T); // 16 MB in, 16 MB out
+
+    // stores that pass the cache by, in order with all others from end_of_stream() on; whole steps start at a cache line
+    static SMX_INLINE void end_of_stream() { _mm_sfence(); }
+    static SMX_INLINE std::size_t entries_to_line(const T* x)
+    {
+        return (64 - reinterpret_cast<std::uintptr_t>(x) % 64) % 64 / sizeof(T);
+    }
 
     // x c is exact, but for 2^-30 (float) or 2^-60 (double), where |x| is less than 2^16 t or 2^40 t. NaN and infinity are far.
     static SMX_INLINE bool is_far(const vec& max, const exp_scale<T>& scale)

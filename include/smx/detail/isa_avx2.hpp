@@ -117,6 +117,11 @@ struct floats {
         _mm256_maskstore_ps(x, which.a, v.a);
         _mm256_maskstore_ps(x + 8, which.b, v.b);
     }
+    static SMX_INLINE void stream(float* x, const vec& v)
+    {
+        _mm256_stream_ps(x, v.a);
+        _mm256_stream_ps(x + 8, v.b);
+    }
 
     static SMX_INLINE vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static SMX_INLINE vec one() { return set1(1); }
@@ -413,6 +418,11 @@ struct doubles {
     {
         _mm256_maskstore_pd(x, which.a, v.a);
         _mm256_maskstore_pd(x + 4, which.b, v.b);
+    }
+    static SMX_INLINE void stream(double* x, const vec& v)
+    {
+        _mm256_stream_pd(x, v.a);
+        _mm256_stream_pd(x + 4, v.b);
     }
 
     static SMX_INLINE vec zero() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }

@@ -49,6 +49,7 @@ struct floats {
     static SMX_INLINE vec load(const float* x, some which, vec fill) { return _mm512_mask_loadu_ps(fill, which, x); }
     static SMX_INLINE void store(float* x, all, vec v) { _mm512_storeu_ps(x, v); }
     static SMX_INLINE void store(float* x, some which, vec v) { _mm512_mask_storeu_ps(x, which, v); }
+    static SMX_INLINE void stream(float* x, vec v) { _mm512_stream_ps(x, v); }
 
     static SMX_INLINE vec zero() { return _mm512_setzero_ps(); }
     static SMX_INLINE vec one() { return set1(1); }
@@ -246,6 +247,7 @@ struct doubles {
     static SMX_INLINE vec load(const double* x, some which, vec fill) { return _mm512_mask_loadu_pd(fill, which, x); }
     static SMX_INLINE void store(double* x, all, vec v) { _mm512_storeu_pd(x, v); }
     static SMX_INLINE void store(double* x, some which, vec v) { _mm512_mask_storeu_pd(x, which, v); }
+    static SMX_INLINE void stream(double* x, vec v) { _mm512_stream_pd(x, v); }
 
     static SMX_INLINE vec zero() { return _mm512_setzero_pd(); }
     static SMX_INLINE vec one() { return set1(1); }

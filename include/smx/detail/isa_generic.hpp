@@ -114,7 +114,7 @@ struct one_lane {
     static constexpr const char* name = "generic";
     static constexpr std::size_t lanes = 1;
     static constexpr bool is_rare = false;
-    static constexpr std::size_t brief_length = 0;
+    static constexpr std::size_t brief_length = 0, cached_length = std::numeric_limits<std::size_t>::max();
 
     static SMX_INLINE constexpr all every() { return {}; }
     static SMX_INLINE constexpr some first(std::size_t count) { return count != 0; }
@@ -130,6 +130,10 @@ struct one_lane {
         if (which)
             *x = T(v.value);
     }
+
+    static SMX_INLINE constexpr void stream(T* x, const vec& v) { store(x, every(), v); }
+    static SMX_INLINE constexpr void end_of_stream() {}
+    static SMX_INLINE constexpr std::size_t entries_to_line(const T*) { return 0; }
 
     static SMX_INLINE constexpr vec zero() { return {C(0)}; }
     static SMX_INLINE constexpr vec one() { return {C(1)}; }

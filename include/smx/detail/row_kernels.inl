@@ -27,6 +27,15 @@ SMX_INLINE constexpr void walk(std::size_t n, Pass& pass)
         pass(i, V::first(n - i));
 }
 
+template <class V, class Pass> // entries first ... last - 1, of a pass without a sum
+SMX_INLINE constexpr void walk_range(std::size_t first, std::size_t last, Pass& pass)
+{
+    for (; last - first >= V::lanes; first += V::lanes)
+        pass(first, V::every());
+    if (first < last)
+        pass(first, V::first(last - first));
+}
+
 template <class V, class Pass> // a pass whose four steps are just that
 struct each_step {
     SMX_INLINE constexpr void four(std::size_t i)
@@ -287,6 +296,81 @@ SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, ty
     walk<V>(n, normalise);
 }
 
+// ---- rows that no cache holds: read once more, but written once, past the cache ----
+
+// the sum of e^(x[i] - max), as exp_pass takes it
+template <class V, class Entries>
+struct exp_sum_pass : each_term<V, exp_sum_pass<V, Entries>, typename V::term_sum> {
+    const typename V::scalar* x;
+    Entries entries;
+    typename V::shift shift;
+    typename V::vec first;
+
+    SMX_INLINE constexpr exp_sum_pass(const typename V::scalar* x_, Entries entries_, const typename V::shift& shift_,
+                                      const typename V::vec& first_)
+        : each_term<V, exp_sum_pass, typename V::term_sum>(), x(x_), entries(entries_), shift(shift_), first(first_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec term(std::size_t i, Inside inside) const
+    {
+        const auto which = entries.of(i, inside);
+        return V::keep(which, V::exp_term(V::load(x + i, which, first), shift));
+    }
+};
+
+// p[i] = e^(x[i] - max) / sum; whole steps are at the start of a cache line
+template <class V, class Entries>
+struct quotient_pass {
+    const typename V::scalar* x;
+    typename V::scalar* p;
+    Entries entries;
+    typename V::shift shift;
+    typename V::vec first;
+    typename V::factor inverse;
+
+    SMX_INLINE constexpr quotient_pass(const typename V::scalar* x_, typename V::scalar* p_, Entries entries_,
+                                       const typename V::shift& shift_, const typename V::vec& first_,
+                                       const typename V::factor& inverse_)
+        : x(x_), p(p_), entries(entries_), shift(shift_), first(first_), inverse(inverse_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec quotient(std::size_t i, Inside inside) const
+    {
+        const auto which = entries.of(i, inside);
+        return V::keep(which, V::times(V::exp_term(V::load(x + i, which, first), shift), inverse));
+    }
+    SMX_INLINE constexpr void operator()(std::size_t i, typename V::all inside) const
+    {
+        V::stream(p + i, quotient(i, inside));
+    }
+    SMX_INLINE constexpr void operator()(std::size_t i, typename V::some inside) const
+    {
+        V::store(p + i, inside, quotient(i, inside));
+    }
+};
+
+template <class V, class Entries>
+constexpr void sum_and_stream(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
+                              const exp_scale<typename V::scalar>& scale, Entries entries, const typename V::vec& max,
+                              const typename V::vec& first)
+{
+    const typename V::shift shift = V::shift_of(max, scale);
+    exp_sum_pass<V, Entries> terms(logits, entries, shift, first);
+    walk<V>(n, terms);
+    const quotient_pass<V, Entries> quotients(logits, probs, entries, shift, first, V::inverse(terms.sum.total()));
+    const std::size_t head = V::entries_to_line(probs), block = 1024 * V::lanes;
+    for (std::size_t last = n; last > head;) { // backwards: what the cache still holds of the logits is read first
+        const std::size_t begin = head + (last - head - 1) / block * block;
+        walk_range<V>(begin, last, quotients);
+        last = begin;
+    }
+    if (head != 0)
+        quotients(0, V::first(head));
+    V::end_of_stream();
+}
+
 template <class V, class Entries>
 SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
                                      const exp_scale<typename V::scalar>& scale, Entries entries,
@@ -302,6 +386,8 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
         exp_and_normalise<typename V::far>(logits, probs, n, scale, entries, max, first);
     else if (n <= V::brief_length)
         exp_and_normalise<typename V::brief>(logits, probs, n, scale, entries, max, first);
+    else if (n > V::cached_length)
+        sum_and_stream<V>(logits, probs, n, scale, entries, max, first);
     else
         exp_and_normalise<V>(logits, probs, n, scale, entries, max, first);
 }
@@ -943,9 +1029,36 @@ struct negated_row_pass : each_step<V, negated_row_pass<V>> {
     {
     }
     template <class Inside>
+    SMX_INLINE constexpr typename V::vec at(std::size_t j, Inside inside) const
+    {
+        return V::zero() - factor * V::load(p + j, inside, V::zero());
+    }
+    template <class Inside>
     SMX_INLINE constexpr void operator()(std::size_t j, Inside inside) const
     {
-        V::store(row + j, inside, V::zero() - factor * V::load(p + j, inside, V::zero()));
+        V::store(row + j, inside, at(j, inside));
+    }
+};
+
+// The same past the cache, but for the line of the diagonal. Whole steps are at the start of a cache line.
+template <class V>
+struct streamed_row_pass : negated_row_pass<V> {
+    std::size_t i;
+
+    SMX_INLINE constexpr streamed_row_pass(const negated_row_pass<V>& pass_, std::size_t i_)
+        : negated_row_pass<V>(pass_), i(i_)
+    {
+    }
+    SMX_INLINE constexpr void operator()(std::size_t j, typename V::all inside) const
+    {
+        if (i - j < V::lanes)
+            V::store(this->row + j, inside, this->at(j, inside));
+        else
+            V::stream(this->row + j, this->at(j, inside));
+    }
+    SMX_INLINE constexpr void operator()(std::size_t j, typename V::some inside) const
+    {
+        V::store(this->row + j, inside, this->at(j, inside));
     }
 };
 
@@ -957,7 +1070,15 @@ SMX_INLINE constexpr void jacobian_row(const typename V::scalar* probs, std::siz
 {
     const typename V::vec diagonal = other_probs.times(factor, probs + i);
     negated_row_pass<V> pass(probs, row, factor);
-    walk<V>(n, pass);
+    if (n > V::cached_length / n) {
+        const streamed_row_pass<V> streamed(pass, i);
+        const std::size_t head = V::entries_to_line(row);
+        if (head != 0)
+            streamed(0, V::first(head));
+        walk_range<V>(head, n, streamed);
+        V::end_of_stream();
+    } else
+        walk<V>(n, pass);
     V::store(row + i, V::first(1), diagonal);
 }
 
