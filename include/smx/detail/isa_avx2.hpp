@@ -78,6 +78,7 @@ struct floats {
     using vec = float16;
     using some = lanes_of_two;
     using all = avx2::all;
+    using wide_lanes = struct doubles;
     static constexpr const char* name = "avx2";
     static constexpr std::size_t lanes = 16;
 
@@ -212,6 +213,11 @@ struct floats {
             add(a + b);
             add(c + d);
         }
+        SMX_INLINE void add_product(const vec& x, const vec& y)
+        {
+            low = low + widen(x.a) * widen(y.a);
+            high = high + widen(x.b) * widen(y.b);
+        }
         SMX_INLINE real total() const
         {
             const double8 eight = low + high;
@@ -228,6 +234,11 @@ struct floats {
     static SMX_INLINE vec fms(const vec& a, const vec& b, const vec& c)
     {
         return {_mm256_fmsub_ps(a.a, b.a, c.a), _mm256_fmsub_ps(a.b, b.b, c.b)};
+    }
+    static SMX_INLINE vec product_minus(const vec& a, double b, const vec& c) // in double, rounded once
+    {
+        return {product_minus(widen(a.a), _mm256_set1_pd(b), widen(c.a)),
+                product_minus(widen(a.b), _mm256_set1_pd(b), widen(c.b))};
     }
     static SMX_INLINE vec magic() { return set1(0x1.8p+19f); } // its last bit is 1/16
     static SMX_INLINE vec sixteenths(const vec& x, const vec& c) { return fma(x, c, magic()); }
@@ -284,6 +295,11 @@ struct floats {
     };
 
 private:
+    static SMX_INLINE __m256 product_minus(const double8& a, __m256d b, const double8& c)
+    {
+        return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_fmsub_pd(a.b, b, c.b)),
+                               _mm256_cvtpd_ps(_mm256_fmsub_pd(a.a, b, c.a)));
+    }
     static SMX_INLINE double8 widen(__m256 x)
     {
         return {_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))};
@@ -340,6 +356,16 @@ struct doubles {
     static SMX_INLINE vec load(const double* x, const some& which, const vec& fill)
     {
         return select(which, {_mm256_maskload_pd(x, which.a), _mm256_maskload_pd(x + 4, which.b)}, fill);
+    }
+    static SMX_INLINE vec load_floats(const float* x, all)
+    {
+        return {_mm256_cvtps_pd(_mm_loadu_ps(x)), _mm256_cvtps_pd(_mm_loadu_ps(x + 4))};
+    }
+    static SMX_INLINE vec load_floats(const float* x, const some& which)
+    {
+        float floats[8] = {};
+        std::memcpy(floats, x, count(which) * sizeof(float)); // the first ones
+        return load_floats(floats, every());
     }
     static SMX_INLINE void store(double* x, all, const vec& v)
     {
@@ -445,6 +471,7 @@ struct doubles {
             add(a + b);
             add(c + d);
         }
+        SMX_INLINE void add_product(const vec& a, const vec& b) { add(a * b); }
         SMX_INLINE pair total() const
         {
             double h[8], l[8];
@@ -544,6 +571,8 @@ using f32 = rows<floats, float>;
 using f64 = rows<doubles, double>;
 
 #include <smx/detail/row_kernels.inl>
+
+#include <smx/detail/loss_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

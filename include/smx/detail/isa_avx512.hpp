@@ -28,6 +28,7 @@ struct floats {
     using vec = __m512;
     using some = __mmask16;
     using all = avx512::all;
+    using wide_lanes = struct doubles;
     static constexpr const char* name = "avx512";
     static constexpr std::size_t lanes = 16;
 
@@ -94,6 +95,11 @@ struct floats {
         return max(a, _mm512_maskz_permute_ps(0xffff, a, 0xb1));
     }
 
+    template <int which>
+    static SMX_INLINE __m512d half(vec a)
+    {
+        return _mm512_maskz_cvtps_pd(ones, _mm512_maskz_extractf32x8_ps(ones, a, which));
+    }
     static SMX_INLINE vec abs(vec a) { return _mm512_abs_ps(a); }
     static SMX_INLINE some less_than(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 
@@ -112,6 +118,11 @@ struct floats {
             add(a + b);
             add(c + d);
         }
+        SMX_INLINE void add_product(vec a, vec b)
+        {
+            low = _mm512_fmadd_pd(half<0>(a), half<0>(b), low);
+            high = _mm512_fmadd_pd(half<1>(a), half<1>(b), high);
+        }
         SMX_INLINE real total() const
         {
             const __m512d eight = low + high;
@@ -124,6 +135,12 @@ struct floats {
 
     static SMX_INLINE vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
     static SMX_INLINE vec fms(vec a, vec b, vec c) { return _mm512_fmsub_ps(a, b, c); }
+    static SMX_INLINE vec product_minus(vec a, double b, vec c) // in double, rounded once
+    {
+        const __m256 low = _mm512_maskz_cvtpd_ps(ones, _mm512_fmsub_pd(half<0>(a), _mm512_set1_pd(b), half<0>(c)));
+        const __m256 high = _mm512_maskz_cvtpd_ps(ones, _mm512_fmsub_pd(half<1>(a), _mm512_set1_pd(b), half<1>(c)));
+        return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+    }
     static SMX_INLINE vec magic() { return set1(0x1.8p+19f); } // its last bit is 1/16
     static SMX_INLINE vec sixteenths(vec x, vec c) { return _mm512_fmadd_round_ps(x, c, magic(), nearest); }
     static SMX_INLINE vec sixteenths_in_any_mode(vec x, vec c) { return sixteenths(x, c); }
@@ -193,6 +210,14 @@ struct doubles {
     static SMX_INLINE vec broadcast(const double* x) { return _mm512_set1_pd(*x); }
     static SMX_INLINE vec load(const double* x, all, vec) { return _mm512_loadu_pd(x); }
     static SMX_INLINE vec load(const double* x, some which, vec fill) { return _mm512_mask_loadu_pd(fill, which, x); }
+    static SMX_INLINE vec load_floats(const float* x, all)
+    {
+        return _mm512_maskz_cvtps_pd(ones, _mm256_loadu_ps(x));
+    }
+    static SMX_INLINE vec load_floats(const float* x, some which)
+    {
+        return _mm512_maskz_cvtps_pd(ones, _mm256_maskz_loadu_ps(which, x));
+    }
     static SMX_INLINE void store(double* x, all, vec v) { _mm512_storeu_pd(x, v); }
     static SMX_INLINE void store(double* x, some which, vec v) { _mm512_mask_storeu_pd(x, which, v); }
 
@@ -265,6 +290,7 @@ struct doubles {
             add(a + b);
             add(c + d);
         }
+        SMX_INLINE void add_product(vec a, vec b) { add(a * b); }
         SMX_INLINE pair total() const
         {
             double h[8], l[8];
@@ -327,6 +353,8 @@ using f32 = rows<floats, float>;
 using f64 = rows<doubles, double>;
 
 #include <smx/detail/row_kernels.inl>
+
+#include <smx/detail/loss_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

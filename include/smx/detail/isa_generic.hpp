@@ -157,6 +157,31 @@ struct one_lane {
     static SMX_INLINE constexpr bool is_tiny(const vec&) { return false; }
     static SMX_INLINE constexpr vec where_tiny(const vec&, const vec&, const vec& otherwise) { return otherwise; }
     static SMX_INLINE constexpr vec scaled_product(const vec& a, const vec& b) { return a * b; }
+
+    // What the losses need.
+    static SMX_INLINE constexpr bool less_than(const vec& a, const vec& b) { return a < b; }
+    static SMX_INLINE constexpr bool is_absent(const vec& x) { return x < zero() && !detail::is_finite(x); } // -inf
+    static SMX_INLINE constexpr vec half_distance(const vec& x, const vec& max) // (max - x) / 2
+    {
+        const vec half{C(C(1) / C(2))};
+        return is_absent(x) ? zero() : max * half - x * half;
+    }
+    static SMX_INLINE constexpr vec quarter() { return {C(C(1) / C(4))}; }
+    static SMX_INLINE constexpr bool is_large(const vec&) { return false; }
+    // ((x - x_m) - (y - y_m)) / 4; where x is absent, something far from 0
+    static SMX_INLINE constexpr vec quarter_difference(const vec& x, const vec& x_m, const vec& y, const vec& y_m)
+    {
+        return is_absent(x) ? one()
+                            : (x * quarter() - x_m * quarter()) - (y * quarter() - y_m * quarter());
+    }
+    // e^-d - 1 + d, |d| <= 1: d^2/2 (1 - d/3 (1 - d/4 (1 - ...))), to 60 digits if need be
+    static SMX_INLINE constexpr vec exp_remainder(const vec& d)
+    {
+        vec series = one();
+        for (int k = std::is_same_v<C, double> ? 20 : 48; k > 2; --k)
+            series = one() - d * series / vec{C(k)};
+        return d * d / vec{C(2)} * series;
+    }
 };
 
 // Any scalar: its own arithmetic. wide is the scalar itself: that is as good as its type lets it be.
@@ -166,6 +191,8 @@ struct lane : one_lane<T, T> {
     using wide = vec;
     using factor = vec;
     using far = lane;
+    using precise = lane;
+    using weight = vec;
 
     struct sum {
         vec value;
@@ -175,6 +202,7 @@ struct lane : one_lane<T, T> {
         {
             value = value + ((a + b) + (c + d));
         }
+        SMX_INLINE constexpr void add_product(const vec& a, const vec& b) { add(a * b); }
         SMX_INLINE constexpr wide total() const { return value; }
     };
 
@@ -229,6 +257,32 @@ struct lane : one_lane<T, T> {
     static SMX_INLINE constexpr vec narrow(const wide& a) { return a; }
     static SMX_INLINE constexpr wide quotient(const wide& a, const wide& b) { return a / b; }
     static SMX_INLINE constexpr vec scaled_minus(const wide& s, const vec& x, const wide& b) { return s * x - b; }
+
+    static SMX_INLINE constexpr exp_scale<T> half_scale() { return {T(T(1) / T(2)), T(1)}; }
+    static SMX_INLINE constexpr vec distance(const vec& x, const shift& s) // max - x, 0 where that is not finite
+    {
+        if (is_absent(x, s))
+            return vec{T(0)};
+        const vec d = s.of(x);
+        return detail::is_finite(d) ? vec{T(0)} - d : vec{T(0)};
+    }
+    static SMX_INLINE constexpr wide with_largest(const wide& tail) { return tail + vec{T(1)}; }
+    static SMX_INLINE constexpr wide scaled_sum(const wide& sum) { return sum; }
+    static SMX_INLINE constexpr wide others(const wide& tail, const vec& e, bool) { return tail + (vec{T(1)} - e); }
+    static SMX_INLINE constexpr wide twice_plus_product(const wide& a, const wide& b, const wide& c)
+    {
+        return a + a + b * c;
+    }
+    static SMX_INLINE constexpr bool is_small(const wide&) { return false; }
+    static SMX_INLINE constexpr weight weight_of(const wide& mass, const wide& sum) { return mass / sum; }
+    static SMX_INLINE constexpr vec weigh(const vec& e, const weight& w, const vec& t) { return e * w - t; }
+    static SMX_INLINE constexpr vec root(const vec& e) { return e; }
+    static SMX_INLINE constexpr wide widen(const vec& a) { return a; }
+    static SMX_INLINE constexpr wide difference(const vec& a, const vec& b) { return a - b; }
+    static SMX_INLINE constexpr wide quarter_of_difference(const wide& a, const wide& b)
+    {
+        return (a - b) / vec{T(4)};
+    }
 
 private:
     static SMX_INLINE constexpr T exp_of(const T& x)
@@ -293,12 +347,15 @@ template <>
 struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
     using factor = real;
     using far = lane;
+    using precise = lane;
+    using weight = real;
 
     struct sum {
         real value;
         SMX_INLINE constexpr sum() : value{0} {}
         SMX_INLINE constexpr void add(real x) { value = value + x; }
         SMX_INLINE constexpr void add(real a, real b, real c, real d) { value = value + ((a + b) + (c + d)); }
+        SMX_INLINE constexpr void add_product(real a, real b) { add(a * b); }
         SMX_INLINE constexpr wide total() const { return value; }
     };
 
@@ -337,6 +394,16 @@ struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
     static SMX_INLINE constexpr real less(real a, real b) { return a - b; }
     static SMX_INLINE constexpr real narrow(real a) { return a; }
     static SMX_INLINE constexpr real scaled_minus(real s, real x, real b) { return s * x - b; }
+
+    static SMX_INLINE constexpr real distance(real x, const shift& s) // 0 where the term is
+    {
+        return x.value >= s.lowest.value || detail::is_nan(x) ? s.max - x : zero();
+    }
+    static SMX_INLINE constexpr weight weight_of(real mass, real sum) { return mass / sum; }
+    static SMX_INLINE constexpr real weigh(real e, weight w, real t) { return e * w - t; }
+    static SMX_INLINE constexpr real root(real e) { return e * power_of_two(-bias / 2); }
+    static SMX_INLINE constexpr wide widen(real a) { return a; }
+    static SMX_INLINE constexpr wide difference(real a, real b) { return a - b; }
 };
 
 // double: sums and quotients as pairs.
@@ -344,6 +411,7 @@ template <>
 struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     using factor = pair;
     using far = lane;
+    using precise = lane;
 
     static SMX_INLINE constexpr real up() { return power_of_two(bias); }
     static SMX_INLINE constexpr real down() { return power_of_two(-bias); }
@@ -372,6 +440,7 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
             add(c);
             add(d);
         }
+        SMX_INLINE constexpr void add_product(real a, real b) { add(a * b); }
         SMX_INLINE constexpr wide total() const { return fast_two_sum(value.hi, value.lo); }
     };
 
@@ -454,9 +523,42 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     {
         return (s.hi * x - b.hi) + (s.lo * x - b.lo);
     }
+
+    static SMX_INLINE constexpr real distance(real x, const shift& s) // 0 where the term is
+    {
+        return x.value >= s.lowest.value || detail::is_nan(x) ? s.max - x : zero();
+    }
+    struct weight { // e weight - t; both times 2^bias where they may be subnormal
+        pair ratio;
+        real unit, inverse_unit;
+    };
+    static SMX_INLINE constexpr weight weight_of(pair mass, pair sum)
+    {
+        if (is_small(mass))
+            return {pair{mass.hi * up(), mass.lo * up()} / sum, up(), down()};
+        return {mass / sum, real{1}, real{1}};
+    }
+    static SMX_INLINE constexpr real weigh(real e, const weight& w, real t)
+    {
+        return ((e * w.ratio.hi - t * w.unit) + e * w.ratio.lo) * w.inverse_unit;
+    }
+    static SMX_INLINE constexpr real root(real e) { return e * power_of_two(-bias / 2); }
+    static SMX_INLINE constexpr bool is_large(real quarter_difference) { return real{0x1p450} < quarter_difference; }
+    static SMX_INLINE constexpr wide widen(real a) { return {a, {0}}; }
+    static SMX_INLINE constexpr wide difference(real a, real b) { return two_sum(a, real{0} - b); }
+    static SMX_INLINE constexpr real quarter_difference(real x, real x_m, real y, real y_m)
+    {
+        if (is_absent(x))
+            return one();
+        const pair dx = two_sum(x * quarter(), real{0} - x_m * quarter());
+        const pair dy = two_sum(y * quarter(), real{0} - y_m * quarter());
+        return (dx.hi - dy.hi) + (dx.lo - dy.lo);
+    }
 };
 
 #include <smx/detail/row_kernels.inl>
+
+#include <smx/detail/loss_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

@@ -217,6 +217,7 @@ struct wide_arithmetic<float> {
 
     static SMX_INLINE constexpr real as_double(const float& x) { return {static_cast<double>(x)}; }
     static SMX_INLINE constexpr exp_scale<float> unit_scale() { return {0x1.715476p+0f, 0x1.4ae0cp-26f, 1, 0, 1}; }
+    static SMX_INLINE constexpr exp_scale<float> half_scale() { return {0x1.715476p+0f, 0x1.4ae0cp-26f, 1, 0, 0.5f}; }
 
     // T = below / 2^bias + ties - 1
     static SMX_INLINE constexpr wide tail(wide below, std::size_t ties)
@@ -228,6 +229,17 @@ struct wide_arithmetic<float> {
     static SMX_INLINE constexpr wide total(wide a, wide b) { return a + b; }
     static SMX_INLINE constexpr wide total_without(wide a, const float* b) { return a - as_double(*b); }
     static SMX_INLINE constexpr wide quotient(wide a, wide b) { return a / b; }
+
+    // The losses. T + 1, and that in units of the terms; T + 1 - e: the sum of all terms but e.
+    static SMX_INLINE constexpr wide with_largest(wide tail) { return tail + real{1}; }
+    static SMX_INLINE constexpr wide scaled_sum(wide sum) { return sum * power_of_two(bias); }
+    static SMX_INLINE constexpr wide others(wide tail, real e, bool is_largest)
+    {
+        return is_largest ? tail : tail + (real{1} - e * power_of_two(-bias));
+    }
+    static SMX_INLINE constexpr wide twice_plus_product(wide a, wide b, wide c) { return a + a + b * c; }
+    static SMX_INLINE constexpr wide quarter_of_difference(wide a, wide b) { return (a - b) * real{0.25}; }
+    static SMX_INLINE constexpr bool is_small(wide) { return false; } // no product of two floats is subnormal
 };
 
 template <>
@@ -236,6 +248,7 @@ struct wide_arithmetic<double> {
     static constexpr int bias = 512;
 
     static SMX_INLINE constexpr exp_scale<double> unit_scale() { return {log2_e.hi.value, log2_e.lo.value, 1, 0, 1}; }
+    static SMX_INLINE constexpr exp_scale<double> half_scale() { return {log2_e.hi.value, log2_e.lo.value, 1, 0, 0.5}; }
 
     static SMX_INLINE constexpr wide tail(wide below, std::size_t ties)
     {
@@ -252,6 +265,29 @@ struct wide_arithmetic<double> {
     static SMX_INLINE constexpr wide total(wide a, wide b) { return (a + b.lo) + b.hi; }
     static SMX_INLINE constexpr wide total_without(wide a, const double* b) { return a + real{-*b}; }
     static SMX_INLINE constexpr wide quotient(wide a, wide b) { return {a.hi / b.hi, {0}}; }
+
+    static SMX_INLINE constexpr wide with_largest(wide tail) { return tail + real{1}; }
+    static SMX_INLINE constexpr wide scaled_sum(wide sum)
+    {
+        return {sum.hi * power_of_two(bias), sum.lo * power_of_two(bias)};
+    }
+    static SMX_INLINE constexpr wide others(wide tail, real e, bool is_largest)
+    {
+        return is_largest ? tail : tail + (real{1} - e * power_of_two(-bias));
+    }
+    static SMX_INLINE constexpr wide twice_plus_product(wide a, wide b, wide c)
+    {
+        return {a.hi + a.hi + b.hi * c.hi, {0}};
+    }
+    static SMX_INLINE constexpr wide quarter_of_difference(wide a, wide b)
+    {
+        const wide d = total(a, {real{0} - b.hi, real{0} - b.lo});
+        return {d.hi * real{0.25}, d.lo * real{0.25}};
+    }
+    static SMX_INLINE constexpr bool is_small(wide x) // products of which it is the sum may be subnormal
+    {
+        return x.hi < real{0x1p-400} && real{-0x1p-400} < x.hi;
+    }
 };
 
 // 2^(j/16) as hi + lo, by tests/coefficients.sollya
