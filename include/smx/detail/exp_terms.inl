@@ -131,6 +131,8 @@ struct rows<P, float> : P, wide_arithmetic<float> {
     }
     // max - x of an exponential term, no more than e counts; (max - x) / 2, finite for an absent x
     static SMX_INLINE vec distance(const vec& x, const shift& s) { return s.origin - P::at_least(s.lowest, x); }
+    static SMX_INLINE vec lifted(const vec& a) { return a * P::set1(0x1p+40f); }
+    static SMX_INLINE vec lowered(const vec& a) { return a * P::set1(0x1p-40f); }
     static SMX_INLINE vec half_distance(const vec& x, const vec& max)
     {
         return P::fma(P::at_least(P::set1(-0x1.fffffep+127f), x), P::set1(-0.5f), max * P::set1(0.5f));
@@ -338,21 +340,23 @@ struct rows<P, double> : P, wide_arithmetic<double> {
     }
     // max - x of an exponential term, no more than e counts; (max - x) / 2, finite for an absent x
     static SMX_INLINE vec distance(const vec& x, const shift& s) { return s.origin - P::at_least(s.lowest, x); }
+    static SMX_INLINE vec lifted(const vec& a) { return a * P::set1(0x1p+100); }
+    static SMX_INLINE vec lowered(const vec& a) { return a * P::set1(0x1p-100); }
     static SMX_INLINE vec half_distance(const vec& x, const vec& max)
     {
         return P::fma(P::at_least(P::set1(-0x1.fffffffffffffp+1023), x), P::set1(-0.5), max * P::set1(0.5));
     }
-    struct weight { // e weight - t; both times 2^bias where they may be subnormal
+    struct weight { // e weight - t; both times 2^900 where they may be subnormal
         factor ratio;
         vec unit, inverse_unit;
     };
     static SMX_INLINE weight weight_of(wide mass, wide sum)
     {
         const bool small = wide_arithmetic<double>::is_small(mass);
-        const real unit = small ? power_of_two(bias) : real{1};
+        const real unit = power_of_two(small ? 900 : 0);
         const real a = mass.hi * unit, hi = a / sum.hi;
         const real error{__builtin_fma(-hi.value, sum.hi.value, a.value)};
-        return {split({hi, (error + (mass.lo * unit - hi * sum.lo)) / sum.hi}), narrow(unit), small ? down() : P::one()};
+        return {split({hi, (error + (mass.lo * unit - hi * sum.lo)) / sum.hi}), narrow(unit), narrow(power_of_two(small ? -900 : 0))};
     }
     static SMX_INLINE vec weigh(const vec& e, const weight& w, const vec& t)
     {
@@ -362,6 +366,7 @@ struct rows<P, double> : P, wide_arithmetic<double> {
     static SMX_INLINE vec quarter() { return P::set1(0.25); }
     static SMX_INLINE vec root(const vec& e) { return e * P::set1(0x1p-256); }
     static SMX_INLINE bool is_large(const vec& quarter_difference) { return real{0x1p450} < lane(quarter_difference); }
+    static SMX_INLINE vec reduced_unit() { return P::set1(0x1p-600); }
     static SMX_INLINE wide widen(const vec& a) { return {lane(a), {0}}; }
     static SMX_INLINE wide difference(const vec& a, const vec& b) { return two_sum(lane(a), real{0} - lane(b)); }
     // ((x - x_m) - (y - y_m)) / 4, the inner differences without error; where x is absent, something far from 0

@@ -168,6 +168,7 @@ struct one_lane {
     }
     static SMX_INLINE constexpr vec quarter() { return {C(C(1) / C(4))}; }
     static SMX_INLINE constexpr bool is_large(const vec&) { return false; }
+    static SMX_INLINE constexpr vec reduced_unit() { return one(); }
     // ((x - x_m) - (y - y_m)) / 4; where x is absent, something far from 0
     static SMX_INLINE constexpr vec quarter_difference(const vec& x, const vec& x_m, const vec& y, const vec& y_m)
     {
@@ -274,9 +275,13 @@ struct lane : one_lane<T, T> {
         return a + a + b * c;
     }
     static SMX_INLINE constexpr bool is_small(const wide&) { return false; }
+    static SMX_INLINE constexpr wide lifted_mean(const wide& mean) { return mean; }
+    static SMX_INLINE constexpr vec lifted(const vec& a) { return a; }
+    static SMX_INLINE constexpr vec lowered(const vec& a) { return a; }
     static SMX_INLINE constexpr weight weight_of(const wide& mass, const wide& sum) { return mass / sum; }
     static SMX_INLINE constexpr vec weigh(const vec& e, const weight& w, const vec& t) { return e * w - t; }
     static SMX_INLINE constexpr vec root(const vec& e) { return e; }
+    static SMX_INLINE constexpr wide unreduced(const wide& a) { return a; }
     static SMX_INLINE constexpr wide widen(const vec& a) { return a; }
     static SMX_INLINE constexpr wide difference(const vec& a, const vec& b) { return a - b; }
     static SMX_INLINE constexpr wide quarter_of_difference(const wide& a, const wide& b)
@@ -395,6 +400,8 @@ struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
     static SMX_INLINE constexpr real narrow(real a) { return a; }
     static SMX_INLINE constexpr real scaled_minus(real s, real x, real b) { return s * x - b; }
 
+    static SMX_INLINE constexpr real lifted(real a) { return a * power_of_two(lift); }
+    static SMX_INLINE constexpr real lowered(real a) { return a * power_of_two(-lift); }
     static SMX_INLINE constexpr real distance(real x, const shift& s) // 0 where the term is
     {
         return x.value >= s.lowest.value || detail::is_nan(x) ? s.max - x : zero();
@@ -402,6 +409,7 @@ struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
     static SMX_INLINE constexpr weight weight_of(real mass, real sum) { return mass / sum; }
     static SMX_INLINE constexpr real weigh(real e, weight w, real t) { return e * w - t; }
     static SMX_INLINE constexpr real root(real e) { return e * power_of_two(-bias / 2); }
+    static SMX_INLINE constexpr wide unreduced(real a) { return a; }
     static SMX_INLINE constexpr wide widen(real a) { return a; }
     static SMX_INLINE constexpr wide difference(real a, real b) { return a - b; }
 };
@@ -524,19 +532,21 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
         return (s.hi * x - b.hi) + (s.lo * x - b.lo);
     }
 
+    static SMX_INLINE constexpr real lifted(real a) { return a * power_of_two(lift); }
+    static SMX_INLINE constexpr real lowered(real a) { return a * power_of_two(-lift); }
     static SMX_INLINE constexpr real distance(real x, const shift& s) // 0 where the term is
     {
         return x.value >= s.lowest.value || detail::is_nan(x) ? s.max - x : zero();
     }
-    struct weight { // e weight - t; both times 2^bias where they may be subnormal
+    struct weight { // e weight - t; both times 2^900 where they may be subnormal
         pair ratio;
         real unit, inverse_unit;
     };
     static SMX_INLINE constexpr weight weight_of(pair mass, pair sum)
     {
-        if (is_small(mass))
-            return {pair{mass.hi * up(), mass.lo * up()} / sum, up(), down()};
-        return {mass / sum, real{1}, real{1}};
+        const int exponent = is_small(mass) ? 900 : 0;
+        const real unit = power_of_two(exponent);
+        return {pair{mass.hi * unit, mass.lo * unit} / sum, unit, power_of_two(-exponent)};
     }
     static SMX_INLINE constexpr real weigh(real e, const weight& w, real t)
     {
@@ -544,6 +554,7 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     }
     static SMX_INLINE constexpr real root(real e) { return e * power_of_two(-bias / 2); }
     static SMX_INLINE constexpr bool is_large(real quarter_difference) { return real{0x1p450} < quarter_difference; }
+    static SMX_INLINE constexpr real reduced_unit() { return power_of_two(-600); }
     static SMX_INLINE constexpr wide widen(real a) { return {a, {0}}; }
     static SMX_INLINE constexpr wide difference(real a, real b) { return two_sum(a, real{0} - b); }
     static SMX_INLINE constexpr real quarter_difference(real x, real x_m, real y, real y_m)

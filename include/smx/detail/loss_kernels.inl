@@ -79,8 +79,8 @@ SMX_INLINE constexpr typename V::vec label_gradient(const typename V::scalar* lo
                                                     typename V::scalar* gradient, const typename V::vec& max)
 {
     const typename V::shift shift = V::shift_of(max, V::unit_scale());
-    const typename V::vec logit = V::broadcast(logits + label); // gradient may be logits
-    const bool wins = V::broadcast_equals(logits + label, max);
+    const typename V::vec logit = V::broadcast(logits + label), term = V::exp_term(logit, shift);
+    const bool wins = V::broadcast_equals(logits + label, max); // gradient may be logits: they are gone after this
 
     exp_and_tail<V> exponentials(logits, gradient, shift, max);
     walk<V>(n, exponentials);
@@ -88,11 +88,12 @@ SMX_INLINE constexpr typename V::vec label_gradient(const typename V::scalar* lo
     const typename V::wide sum = V::with_largest(tail);
     scale_pass<V, every_entry<V>> normalise(gradient, every_entry<V>{}, V::inverse(V::scaled_sum(sum)),
                                             exponentials.tail);
+    // Before the pass: what takes long runs beside it.
+    const typename V::vec loss = V::zero() - V::log_prob(logit, shift, V::log1p(tail));
+    const typename V::vec share = V::narrow(V::quotient(V::others(tail, term, wins), sum));
     walk<V>(n, normalise);
-
-    const typename V::wide others = V::others(tail, V::exp_term(logit, shift), wins);
-    V::store(gradient + label, V::first(1), V::zero() - V::narrow(V::quotient(others, sum)));
-    return V::zero() - V::log_prob(logit, shift, V::log1p(tail));
+    V::store(gradient + label, V::first(1), V::zero() - share);
+    return loss;
 }
 
 template <class V>
@@ -191,8 +192,9 @@ SMX_INLINE constexpr target_row<V> target_loss(const typename V::scalar* logits,
     typename V::wide half_dot = sums.half_dot.total();
     if (V::is_small(half_dot))
         half_dot = small_target_dot<V>(logits, target, n, max);
-    const typename V::vec loss = V::narrow(V::twice_plus_product(half_dot, mass, V::log1p(tail)));
-    return {sums.shift, tail, mass, sums.impossible == 0 ? loss : loss - V::minus_infinity()};
+    const bool infinite = sums.impossible != 0 || !V::is_finite(V::narrow(half_dot)); // else NaN is in tail or mass too
+    const typename V::vec loss = V::narrow(V::twice_plus_product(infinite ? mass : half_dot, mass, V::log1p(tail)));
+    return {sums.shift, tail, mass, infinite ? loss - V::minus_infinity() : loss};
 }
 
 template <class V>
@@ -293,7 +295,7 @@ struct entropy_sums : each_step<V, entropy_sums<V>> {
 template <class V>
 struct entropy_row {
     typename V::shift shift;
-    typename V::wide sum, mean; // sum e, <p, max - x>
+    typename V::wide sum, lifted_mean; // sum e, <p, max - x>
     typename V::vec entropy;
 };
 
@@ -304,8 +306,8 @@ SMX_INLINE constexpr entropy_row<V> entropy_of(const typename V::scalar* logits,
     entropy_sums<V> sums(logits, V::shift_of(max, V::unit_scale()), max);
     walk<V>(n, sums);
     const typename V::wide tail = V::tail(sums.below.total(), sums.ties), sum = V::with_largest(tail);
-    const typename V::wide mean = V::tail(V::quotient(sums.dot.total(), sum), 1);
-    return {sums.shift, sum, mean, V::narrow(V::total(V::log1p(tail), mean))};
+    const typename V::wide mean = V::quotient(sums.dot.total(), sum); // in the units of the terms
+    return {sums.shift, sum, V::lifted_mean(mean), V::narrow(V::total(V::log1p(tail), V::tail(mean, 1)))};
 }
 
 template <class V>
@@ -329,12 +331,12 @@ struct entropy_gradient_pass : each_step<V, entropy_gradient_pass<V>> {
     typename V::scalar* gradient;
     typename V::shift shift;
     typename V::vec max;
-    typename V::wide mean;
+    typename V::wide lifted_mean;
     typename V::factor inverse;
 
     SMX_INLINE constexpr entropy_gradient_pass(const typename V::scalar* x_, typename V::scalar* gradient_,
                                                const entropy_row<V>& row, const typename V::vec& max_)
-        : x(x_), gradient(gradient_), shift(row.shift), max(max_), mean(row.mean),
+        : x(x_), gradient(gradient_), shift(row.shift), max(max_), lifted_mean(row.lifted_mean),
           inverse(V::inverse(V::scaled_sum(row.sum)))
     {
     }
@@ -342,8 +344,8 @@ struct entropy_gradient_pass : each_step<V, entropy_gradient_pass<V>> {
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
     {
         const typename V::vec logits = V::load(x + i, inside, max);
-        const typename V::vec centred = V::less(V::distance(logits, shift), mean);
-        V::store(gradient + i, inside, V::times(V::exp_term(logits, shift) * centred, inverse));
+        const typename V::vec centred = V::less(V::lifted(V::distance(logits, shift)), lifted_mean);
+        V::store(gradient + i, inside, V::lowered(V::times(V::exp_term(logits, shift) * centred, inverse)));
     }
 };
 
@@ -442,8 +444,8 @@ struct largest_difference : each_step<V, largest_difference<V>> {
     }
 };
 
-// The sums of both rows without their largest terms, <e, d> / 4 and <e, |d|> / 4, times 2^bias unless d is so large that
-// they might overflow.
+// The sums of both rows without their largest terms, <e, d> / 4 and <e, |d|> / 4; these times unit, which is small where d
+// is so large that they might overflow.
 template <class V>
 struct kl_sums : each_step<V, kl_sums<V>> {
     const logit_pair<V>& rows;
@@ -520,12 +522,13 @@ SMX_INLINE constexpr typename V::vec divergence_of(const logit_pair<V>& rows, st
     walk<V, true>(n, largest);
     const bool large = V::is_large(V::reduce_max(largest.best));
 
-    kl_sums<V> sums(rows, large ? V::down() : V::one());
+    kl_sums<V> sums(rows, large ? V::reduced_unit() : V::one());
     walk<V, true>(n, sums);
     const typename V::wide tail_x = V::tail(sums.below_x.total(), sums.ties_x), sum_x = V::with_largest(tail_x);
     const typename V::wide tail_y = V::tail(sums.below_y.total(), sums.ties_y), sum_y = V::with_largest(tail_y);
     const typename V::wide dot = V::quotient(sums.dot.total(), sum_x), size = V::quotient(sums.size.total(), sum_x);
-    const typename V::wide mean = large ? dot : V::tail(dot, 1), spread = large ? size : V::tail(size, 1);
+    const typename V::wide mean = large ? V::unreduced(dot) : V::tail(dot, 1);
+    const typename V::wide spread = large ? V::unreduced(size) : V::tail(size, 1);
 
     // a quarter of <p, d> + (max_y - y_m) + log1p(T_y) - log1p(T_x)
     const typename V::wide logs = V::quarter_of_difference(V::log1p(tail_y), V::log1p(tail_x));

@@ -240,6 +240,8 @@ struct wide_arithmetic<float> {
     static SMX_INLINE constexpr wide twice_plus_product(wide a, wide b, wide c) { return a + a + b * c; }
     static SMX_INLINE constexpr wide quarter_of_difference(wide a, wide b) { return (a - b) * real{0.25}; }
     static SMX_INLINE constexpr bool is_small(wide) { return false; } // no product of two floats is subnormal
+    static constexpr int lift = 40; // a mean of terms is kept times 2^lift where it may be subnormal
+    static SMX_INLINE constexpr wide lifted_mean(wide mean_of_terms) { return mean_of_terms * power_of_two(lift - bias); }
 };
 
 template <>
@@ -283,6 +285,16 @@ struct wide_arithmetic<double> {
     {
         const wide d = total(a, {real{0} - b.hi, real{0} - b.lo});
         return {d.hi * real{0.25}, d.lo * real{0.25}};
+    }
+    // sums of terms times large differences are taken times 2^-600; back from there
+    static SMX_INLINE constexpr wide unreduced(wide x)
+    {
+        return {x.hi * power_of_two(600 - bias), x.lo * power_of_two(600 - bias)};
+    }
+    static constexpr int lift = 100;
+    static SMX_INLINE constexpr wide lifted_mean(wide mean_of_terms)
+    {
+        return {mean_of_terms.hi * power_of_two(lift - bias), mean_of_terms.lo * power_of_two(lift - bias)};
     }
     static SMX_INLINE constexpr bool is_small(wide x) // products of which it is the sum may be subnormal
     {
