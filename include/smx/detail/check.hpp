@@ -56,7 +56,8 @@ namespace { // every unit has its own copy, compiled with its own flags
     refuse(message);
 }
 
-[[noreturn]] SMX_COLD void refuse_label(const char* function, bool negative, unsigned long long magnitude, std::size_t n)
+[[noreturn]] SMX_COLD void refuse_label(const char* function, bool negative, unsigned long long magnitude,
+                                        std::size_t n)
 {
     char message[256];
     std::snprintf(message, sizeof message, "smx::%s: label is %s%llu, logits has %zu elements", function,

@@ -129,6 +129,11 @@ struct rows<P, float> : P, wide_arithmetic<float> {
     {
         return wide_arithmetic<float>::others(tail, lane(e), is_largest);
     }
+    static SMX_INLINE vec surprise(const vec& x, const vec& max, const shift&,
+                                   wide log1p_tail) // -log p, at temperature 1
+    {
+        return (max - x) + narrow(log1p_tail);
+    }
     // max - x of an exponential term, no more than e counts; (max - x) / 2, finite for an absent x
     static SMX_INLINE vec distance(const vec& x, const shift& s) { return s.origin - P::at_least(s.lowest, x); }
     static SMX_INLINE vec lifted(const vec& a) { return a * P::set1(0x1p+40f); }
@@ -338,6 +343,11 @@ struct rows<P, double> : P, wide_arithmetic<double> {
     {
         return wide_arithmetic<double>::others(tail, lane(e), is_largest);
     }
+    static SMX_INLINE vec surprise(const vec& x, const vec& max, const shift&,
+                                   wide log1p_tail) // -log p, at temperature 1
+    {
+        return (max - x) + narrow(log1p_tail);
+    }
     // max - x of an exponential term, no more than e counts; (max - x) / 2, finite for an absent x
     static SMX_INLINE vec distance(const vec& x, const shift& s) { return s.origin - P::at_least(s.lowest, x); }
     static SMX_INLINE vec lifted(const vec& a) { return a * P::set1(0x1p+100); }
@@ -356,7 +366,8 @@ struct rows<P, double> : P, wide_arithmetic<double> {
         const real unit = power_of_two(small ? 900 : 0);
         const real a = mass.hi * unit, hi = a / sum.hi;
         const real error{__builtin_fma(-hi.value, sum.hi.value, a.value)};
-        return {split({hi, (error + (mass.lo * unit - hi * sum.lo)) / sum.hi}), narrow(unit), narrow(power_of_two(small ? -900 : 0))};
+        return {split({hi, (error + (mass.lo * unit - hi * sum.lo)) / sum.hi}), narrow(unit),
+                narrow(power_of_two(small ? -900 : 0))};
     }
     static SMX_INLINE vec weigh(const vec& e, const weight& w, const vec& t)
     {
@@ -372,10 +383,12 @@ struct rows<P, double> : P, wide_arithmetic<double> {
     // ((x - x_m) - (y - y_m)) / 4, the inner differences without error; where x is absent, something far from 0
     static SMX_INLINE vec quarter_difference(const vec& x, const vec& x_m, const vec& y, const vec& y_m)
     {
-        const vec a = x * quarter(), b = x_m * quarter(), c = y * quarter(), d = y_m * quarter();
+        const vec least = P::set1(-0x1.fffffffffffffp+1023);
+        const vec a = P::at_least(least, x) * quarter(), b = x_m * quarter();
+        const vec c = P::at_least(least, y) * quarter(), d = y_m * quarter();
         const vec x_hi = a - b, y_hi = c - d;
         const vec difference = (x_hi - y_hi) + (error_of(a, b, x_hi) - error_of(c, d, y_hi));
-        return P::select(P::equals(P::every(), x, P::minus_infinity()), P::one(), difference);
+        return P::select(P::absent(P::every(), x), P::one(), difference);
     }
     static SMX_INLINE vec error_of(const vec& a, const vec& b, const vec& difference) // a - b = difference + this
     {

@@ -167,6 +167,19 @@ struct floats {
     {
         return {compare<_CMP_LT_OQ>(a.a, b.a), compare<_CMP_LT_OQ>(a.b, b.b)};
     }
+    static SMX_INLINE some absent(all, const vec& logits) // -inf, by its bits
+    {
+        const vec x = opaque(logits);
+        const __m256i infinity = _mm256_set1_epi32(static_cast<int>(0xff800000));
+        return {_mm256_cmpeq_epi32(_mm256_castps_si256(x.a), infinity),
+                _mm256_cmpeq_epi32(_mm256_castps_si256(x.b), infinity)};
+    }
+    static SMX_INLINE some absent(const some& which, const vec& x) { return both(which, absent(every(), x)); }
+    static SMX_INLINE vec opaque(vec x)
+    {
+        __asm__("" : "+x"(x.a), "+x"(x.b));
+        return x;
+    }
     static SMX_INLINE bool broadcast_equals(const float* x, const vec& a)
     {
         return count(equals(every(), broadcast(x), a)) != 0;
@@ -425,6 +438,19 @@ struct doubles {
     static SMX_INLINE some less_than(const vec& a, const vec& b)
     {
         return {compare<_CMP_LT_OQ>(a.a, b.a), compare<_CMP_LT_OQ>(a.b, b.b)};
+    }
+    static SMX_INLINE some absent(all, const vec& logits) // -inf, by its bits
+    {
+        const vec x = opaque(logits);
+        const __m256i infinity = _mm256_set1_epi64x(static_cast<long long>(0xfff0000000000000));
+        return {_mm256_cmpeq_epi64(_mm256_castpd_si256(x.a), infinity),
+                _mm256_cmpeq_epi64(_mm256_castpd_si256(x.b), infinity)};
+    }
+    static SMX_INLINE some absent(const some& which, const vec& x) { return both(which, absent(every(), x)); }
+    static SMX_INLINE vec opaque(vec x)
+    {
+        __asm__("" : "+x"(x.a), "+x"(x.b));
+        return x;
     }
     static SMX_INLINE bool broadcast_equals(const double* x, const vec& a)
     {

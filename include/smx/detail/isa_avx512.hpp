@@ -57,10 +57,9 @@ struct floats {
     static SMX_INLINE vec bits(std::uint32_t b) { return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(b))); }
     static SMX_INLINE vec minus_infinity() { return bits(0xff800000); }
     static SMX_INLINE vec not_a_number() { return bits(0x7fc00000); }
-    static SMX_INLINE std::uint32_t lane_bits(vec x)
+    static SMX_INLINE std::uint32_t lane_bits(vec x) // not by an intrinsic, which may take x for finite
     {
-        return static_cast<std::uint32_t>(
-            _mm_cvtsi128_si32(_mm_castps_si128(_mm512_maskz_extractf32x4_ps(ones, x, 0))));
+        return __builtin_bit_cast(std::uint32_t, static_cast<float>(opaque(x)[0]));
     }
     static SMX_INLINE float lane0(vec x) { return x[0]; }
     static SMX_INLINE bool is_finite(vec x) { return (lane_bits(x) & 0x7f800000) != 0x7f800000; }
@@ -76,6 +75,16 @@ struct floats {
     }
     static SMX_INLINE some equals(all, vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
     static SMX_INLINE some equals(some which, vec a, vec b) { return _mm512_mask_cmp_ps_mask(which, a, b, _CMP_EQ_OQ); }
+    static SMX_INLINE some absent(all, vec x) // -inf, by its bits
+    {
+        return _mm512_cmpeq_epi32_mask(_mm512_castps_si512(opaque(x)), _mm512_set1_epi32(static_cast<int>(0xff800000)));
+    }
+    static SMX_INLINE some absent(some which, vec x) { return static_cast<some>(which & absent(every(), x)); }
+    static SMX_INLINE vec opaque(vec x)
+    {
+        __asm__("" : "+v"(x));
+        return x;
+    }
     static SMX_INLINE bool broadcast_equals(const float* x, vec a) { return equals(every(), broadcast(x), a) != 0; }
     static SMX_INLINE std::size_t count(some which)
     {
@@ -210,10 +219,7 @@ struct doubles {
     static SMX_INLINE vec broadcast(const double* x) { return _mm512_set1_pd(*x); }
     static SMX_INLINE vec load(const double* x, all, vec) { return _mm512_loadu_pd(x); }
     static SMX_INLINE vec load(const double* x, some which, vec fill) { return _mm512_mask_loadu_pd(fill, which, x); }
-    static SMX_INLINE vec load_floats(const float* x, all)
-    {
-        return _mm512_maskz_cvtps_pd(ones, _mm256_loadu_ps(x));
-    }
+    static SMX_INLINE vec load_floats(const float* x, all) { return _mm512_maskz_cvtps_pd(ones, _mm256_loadu_ps(x)); }
     static SMX_INLINE vec load_floats(const float* x, some which)
     {
         return _mm512_maskz_cvtps_pd(ones, _mm256_maskz_loadu_ps(which, x));
@@ -230,10 +236,9 @@ struct doubles {
     }
     static SMX_INLINE vec minus_infinity() { return bits(0xfff0000000000000); }
     static SMX_INLINE vec not_a_number() { return bits(0x7ff8000000000000); }
-    static SMX_INLINE std::uint64_t lane_bits(vec x)
+    static SMX_INLINE std::uint64_t lane_bits(vec x) // not by an intrinsic, which may take x for finite
     {
-        return static_cast<std::uint64_t>(
-            _mm_cvtsi128_si64(_mm_castpd_si128(_mm512_maskz_extractf64x2_pd(ones, x, 0))));
+        return __builtin_bit_cast(std::uint64_t, static_cast<double>(opaque(x)[0]));
     }
     static SMX_INLINE double lane0(vec x) { return x[0]; }
     static SMX_INLINE bool is_finite(vec x) { return (lane_bits(x) & 0x7ff0000000000000) != 0x7ff0000000000000; }
@@ -253,6 +258,17 @@ struct doubles {
     }
     static SMX_INLINE some equals(all, vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
     static SMX_INLINE some equals(some which, vec a, vec b) { return _mm512_mask_cmp_pd_mask(which, a, b, _CMP_EQ_OQ); }
+    static SMX_INLINE some absent(all, vec x) // -inf, by its bits
+    {
+        return _mm512_cmpeq_epi64_mask(_mm512_castpd_si512(opaque(x)),
+                                       _mm512_set1_epi64(static_cast<long long>(0xfff0000000000000)));
+    }
+    static SMX_INLINE some absent(some which, vec x) { return static_cast<some>(which & absent(every(), x)); }
+    static SMX_INLINE vec opaque(vec x)
+    {
+        __asm__("" : "+v"(x));
+        return x;
+    }
     static SMX_INLINE bool broadcast_equals(const double* x, vec a) { return equals(every(), broadcast(x), a) != 0; }
     static SMX_INLINE std::size_t count(some which)
     {

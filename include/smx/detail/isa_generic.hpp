@@ -102,7 +102,13 @@ SMX_INLINE constexpr real power(int steps, real r, int bias)
 }
 
 // The nearest integer to y <= 0, whatever the rounding mode.
-SMX_INLINE constexpr int nearest(real y) { return static_cast<int>(y.value - 0.5); }
+SMX_INLINE constexpr int nearest(real y)
+{
+    int k = static_cast<int>(y.value - 0.5);
+    if (!std::is_constant_evaluated())
+        SMX_LAUNDER(k); // else Clang converts a whole vector, and what is in its other lanes may raise INVALID
+    return k;
+}
 
 // What does not depend on how numbers are computed: memory and masks. C is the type of computation.
 template <class T, class C>
@@ -160,6 +166,9 @@ struct one_lane {
 
     // What the losses need.
     static SMX_INLINE constexpr bool less_than(const vec& a, const vec& b) { return a < b; }
+    static SMX_INLINE constexpr vec opaque(const vec& a) { return a; }
+    static SMX_INLINE constexpr some absent(all, const vec& x) { return is_absent(x); }
+    static SMX_INLINE constexpr some absent(some which, const vec& x) { return which && is_absent(x); }
     static SMX_INLINE constexpr bool is_absent(const vec& x) { return x < zero() && !detail::is_finite(x); } // -inf
     static SMX_INLINE constexpr vec half_distance(const vec& x, const vec& max) // (max - x) / 2
     {
@@ -172,8 +181,7 @@ struct one_lane {
     // ((x - x_m) - (y - y_m)) / 4; where x is absent, something far from 0
     static SMX_INLINE constexpr vec quarter_difference(const vec& x, const vec& x_m, const vec& y, const vec& y_m)
     {
-        return is_absent(x) ? one()
-                            : (x * quarter() - x_m * quarter()) - (y * quarter() - y_m * quarter());
+        return is_absent(x) ? one() : (x * quarter() - x_m * quarter()) - (y * quarter() - y_m * quarter());
     }
     // e^-d - 1 + d, |d| <= 1: d^2/2 (1 - d/3 (1 - d/4 (1 - ...))), to 60 digits if need be
     static SMX_INLINE constexpr vec exp_remainder(const vec& d)
@@ -259,6 +267,10 @@ struct lane : one_lane<T, T> {
     static SMX_INLINE constexpr wide quotient(const wide& a, const wide& b) { return a / b; }
     static SMX_INLINE constexpr vec scaled_minus(const wide& s, const vec& x, const wide& b) { return s * x - b; }
 
+    static SMX_INLINE constexpr vec surprise(const vec& x, const vec&, const shift& s, const wide& log1p_tail) // -log p
+    {
+        return vec{T(0)} - log_prob(x, s, log1p_tail);
+    }
     static SMX_INLINE constexpr exp_scale<T> half_scale() { return {T(T(1) / T(2)), T(1)}; }
     static SMX_INLINE constexpr vec distance(const vec& x, const shift& s) // max - x, 0 where that is not finite
     {
@@ -284,10 +296,7 @@ struct lane : one_lane<T, T> {
     static SMX_INLINE constexpr wide unreduced(const wide& a) { return a; }
     static SMX_INLINE constexpr wide widen(const vec& a) { return a; }
     static SMX_INLINE constexpr wide difference(const vec& a, const vec& b) { return a - b; }
-    static SMX_INLINE constexpr wide quarter_of_difference(const wide& a, const wide& b)
-    {
-        return (a - b) / vec{T(4)};
-    }
+    static SMX_INLINE constexpr wide quarter_of_difference(const wide& a, const wide& b) { return (a - b) / vec{T(4)}; }
 
 private:
     static SMX_INLINE constexpr T exp_of(const T& x)
@@ -400,6 +409,10 @@ struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
     static SMX_INLINE constexpr real narrow(real a) { return a; }
     static SMX_INLINE constexpr real scaled_minus(real s, real x, real b) { return s * x - b; }
 
+    static SMX_INLINE constexpr real surprise(real x, real, const shift& s, wide log1p_tail) // -log p
+    {
+        return real{0} - log_prob(x, s, log1p_tail);
+    }
     static SMX_INLINE constexpr real lifted(real a) { return a * power_of_two(lift); }
     static SMX_INLINE constexpr real lowered(real a) { return a * power_of_two(-lift); }
     static SMX_INLINE constexpr real distance(real x, const shift& s) // 0 where the term is
@@ -532,6 +545,10 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
         return (s.hi * x - b.hi) + (s.lo * x - b.lo);
     }
 
+    static SMX_INLINE constexpr real surprise(real x, real, const shift& s, wide log1p_tail) // -log p
+    {
+        return real{0} - log_prob(x, s, log1p_tail);
+    }
     static SMX_INLINE constexpr real lifted(real a) { return a * power_of_two(lift); }
     static SMX_INLINE constexpr real lowered(real a) { return a * power_of_two(-lift); }
     static SMX_INLINE constexpr real distance(real x, const shift& s) // 0 where the term is

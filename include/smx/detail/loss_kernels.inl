@@ -9,6 +9,14 @@
 // Not a header: each isa_*.hpp includes this text after row_kernels.inl, whose rules hold here too. Sums are of one sign,
 // and T is summed without one largest term, so nothing cancels when one class wins.
 
+// The largest logit, of which the compiler knows nothing: under -ffinite-math-only it would know that it is finite.
+template <class V>
+SMX_INLINE constexpr typename V::vec largest_logit(const typename V::scalar* logits, std::size_t n,
+                                                   const typename V::vec& first)
+{
+    return V::opaque(row_max<V>(logits, n, every_entry<V>{}, first));
+}
+
 // ---- cross-entropy with a label: (max - x_y) + log1p(T) -------------------------------------------------------------
 
 // Only where no gradient is wanted: -log_softmax of one entry.
@@ -18,7 +26,7 @@ SMX_INLINE constexpr typename V::vec label_loss(const typename V::scalar* logits
 {
     const typename V::shift shift = V::shift_of(max, V::unit_scale());
     const typename V::wide tail = tail_of_sum<V>(logits, n, every_entry<V>{}, shift, max, first);
-    return V::zero() - V::log_prob(V::broadcast(logits + label), shift, V::log1p(tail));
+    return V::surprise(V::broadcast(logits + label), max, shift, V::log1p(tail));
 }
 
 template <class V>
@@ -26,7 +34,7 @@ constexpr void row_cross_entropy(const typename V::scalar* logits, std::size_t n
                                  typename V::scalar* loss)
 {
     const typename V::vec first = V::broadcast(logits);
-    const typename V::vec max = row_max<V>(logits, n, every_entry<V>{}, first);
+    const typename V::vec max = largest_logit<V>(logits, n, first);
     if (!V::is_finite(max))
         V::store(loss, V::first(1), V::not_a_number());
     else if (V::is_far(max, V::unit_scale()))
@@ -88,19 +96,18 @@ SMX_INLINE constexpr typename V::vec label_gradient(const typename V::scalar* lo
     const typename V::wide sum = V::with_largest(tail);
     scale_pass<V, every_entry<V>> normalise(gradient, every_entry<V>{}, V::inverse(V::scaled_sum(sum)),
                                             exponentials.tail);
-    // Before the pass: what takes long runs beside it.
-    const typename V::vec loss = V::zero() - V::log_prob(logit, shift, V::log1p(tail));
-    const typename V::vec share = V::narrow(V::quotient(V::others(tail, term, wins), sum));
     walk<V>(n, normalise);
-    V::store(gradient + label, V::first(1), V::zero() - share);
-    return loss;
+
+    const typename V::wide others = V::others(tail, term, wins);
+    V::store(gradient + label, V::first(1), V::zero() - V::narrow(V::quotient(others, sum)));
+    return V::surprise(logit, max, shift, V::log1p(tail));
 }
 
 template <class V>
 constexpr void row_cross_entropy_gradient(const typename V::scalar* logits, std::size_t n, std::size_t label,
                                           typename V::scalar* gradient, typename V::scalar* loss)
 {
-    const typename V::vec max = row_max<V>(logits, n, every_entry<V>{}, V::broadcast(logits));
+    const typename V::vec max = largest_logit<V>(logits, n, V::broadcast(logits));
     if (!V::is_finite(max)) {
         fill_row<V>(gradient, n, every_entry<V>{}, V::not_a_number(), V::zero());
         V::store(loss, V::first(1), V::not_a_number());
@@ -135,7 +142,7 @@ struct target_sums : each_step<V, target_sums<V>> {
         const typename V::vec logits = V::load(x + i, inside, max);
         const typename V::vec target = V::load(t + i, inside, V::zero());
         const typename V::some largest = V::equals(inside, logits, max);
-        const typename V::some absent = V::equals(inside, logits, V::minus_infinity());
+        const typename V::some absent = V::absent(inside, logits);
         ties += V::count(largest);
         impossible += V::count(absent) - V::count(V::equals(absent, target, V::zero()));
         below.add(V::keep(inside, V::without_largest(largest, V::exp_term(logits, shift))));
@@ -203,7 +210,7 @@ constexpr void row_cross_entropy_target(const typename V::scalar* logits, const 
 {
     if (n == 0)
         return V::store(loss, V::first(1), V::zero());
-    const typename V::vec max = row_max<V>(logits, n, every_entry<V>{}, V::broadcast(logits));
+    const typename V::vec max = largest_logit<V>(logits, n, V::broadcast(logits));
     if (!V::is_finite(max))
         V::store(loss, V::first(1), V::not_a_number());
     else if (V::is_far(max, V::unit_scale()))
@@ -237,9 +244,9 @@ struct target_gradient_pass : each_step<V, target_gradient_pass<V>> {
 };
 
 template <class V>
-SMX_INLINE constexpr typename V::vec target_gradient(const typename V::scalar* logits,
-                                                     const typename V::scalar* target, std::size_t n,
-                                                     typename V::scalar* gradient, const typename V::vec& max)
+SMX_INLINE constexpr typename V::vec target_gradient(const typename V::scalar* logits, const typename V::scalar* target,
+                                                     std::size_t n, typename V::scalar* gradient,
+                                                     const typename V::vec& max)
 {
     const target_row<V> row = target_loss<V>(logits, target, n, max);
     const typename V::wide sum = V::scaled_sum(V::with_largest(row.tail));
@@ -254,7 +261,7 @@ constexpr void row_cross_entropy_target_gradient(const typename V::scalar* logit
 {
     if (n == 0)
         return V::store(loss, V::first(1), V::zero());
-    const typename V::vec max = row_max<V>(logits, n, every_entry<V>{}, V::broadcast(logits));
+    const typename V::vec max = largest_logit<V>(logits, n, V::broadcast(logits));
     if (!V::is_finite(max)) {
         fill_row<V>(gradient, n, every_entry<V>{}, V::not_a_number(), V::zero());
         V::store(loss, V::first(1), V::not_a_number());
@@ -315,7 +322,7 @@ constexpr void row_entropy(const typename V::scalar* logits, std::size_t n, type
 {
     if (n == 0)
         return V::store(entropy, V::first(1), V::zero());
-    const typename V::vec max = row_max<V>(logits, n, every_entry<V>{}, V::broadcast(logits));
+    const typename V::vec max = largest_logit<V>(logits, n, V::broadcast(logits));
     if (!V::is_finite(max))
         V::store(entropy, V::first(1), V::not_a_number());
     else if (V::is_far(max, V::unit_scale()))
@@ -365,7 +372,7 @@ constexpr void row_entropy_gradient(const typename V::scalar* logits, std::size_
 {
     if (n == 0)
         return V::store(entropy, V::first(1), V::zero());
-    const typename V::vec max = row_max<V>(logits, n, every_entry<V>{}, V::broadcast(logits));
+    const typename V::vec max = largest_logit<V>(logits, n, V::broadcast(logits));
     if (!V::is_finite(max)) {
         fill_row<V>(gradient, n, every_entry<V>{}, V::not_a_number(), V::zero());
         V::store(entropy, V::first(1), V::not_a_number());
@@ -425,9 +432,8 @@ struct impossible_pass : each_step<V, impossible_pass<V>> {
     template <class Inside>
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
     {
-        const typename V::some absent = V::equals(inside, V::load(y + i, inside, V::zero()), V::minus_infinity());
-        impossible += V::count(absent) -
-                      V::count(V::equals(absent, V::load(x + i, inside, V::zero()), V::minus_infinity()));
+        const typename V::some absent = V::absent(inside, V::load(y + i, inside, V::zero()));
+        impossible += V::count(absent) - V::count(V::absent(absent, V::load(x + i, inside, V::zero())));
     }
 };
 
@@ -444,45 +450,41 @@ struct largest_difference : each_step<V, largest_difference<V>> {
     }
 };
 
-// The sums of both rows without their largest terms, <e, d> / 4 and <e, |d|> / 4; these times unit, which is small where d
-// is so large that they might overflow.
+// The sum of e without the largest terms, <e, d> / 4 and <e, |d|> / 4; these two times unit, which is small where d is so
+// large that they might overflow.
 template <class V>
 struct kl_sums : each_step<V, kl_sums<V>> {
     const logit_pair<V>& rows;
     typename V::vec unit;
-    typename V::sum below_x, below_y, dot, size;
-    std::size_t ties_x, ties_y;
+    typename V::sum below, dot, size;
+    std::size_t ties;
 
     SMX_INLINE constexpr kl_sums(const logit_pair<V>& rows_, const typename V::vec& unit_)
-        : rows(rows_), unit(unit_), below_x(), below_y(), dot(), size(), ties_x(0), ties_y(0)
+        : rows(rows_), unit(unit_), below(), dot(), size(), ties(0)
     {
     }
     template <class Inside>
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
     {
-        const typename V::vec y = V::load(rows.y + i, inside, rows.max_y);
-        const typename V::some largest_x = V::equals(inside, V::load(rows.x + i, inside, rows.max_x), rows.max_x);
-        const typename V::some largest_y = V::equals(inside, y, rows.max_y);
+        const typename V::some largest = V::equals(inside, V::load(rows.x + i, inside, rows.max_x), rows.max_x);
         const typename V::vec root = rows.root(i, inside);
         const typename V::vec product = root * (root * (rows.quarter_difference(i, inside) * unit));
-        ties_x += V::count(largest_x);
-        ties_y += V::count(largest_y);
-        below_x.add(V::without_largest(largest_x, root * root));
-        below_y.add(V::keep(inside, V::without_largest(largest_y, V::exp_term(y, rows.shift))));
+        ties += V::count(largest);
+        below.add(V::without_largest(largest, root * root));
         dot.add(product);
         size.add(V::abs(product));
     }
 };
 
-// sum e (e^-d' - 1 + d') in three parts: by a series where |d'| <= 1; else the masses of q and sum e (1 - d') / 4.
+// sum e (e^-d' - 1 + d') by a series where |d'| <= 1; elsewhere sum e (1 - d') / 4, and below the sum of q.
 template <class V>
 struct kl_terms : each_step<V, kl_terms<V>> {
     const logit_pair<V>& rows;
     typename V::wide mean; // <p, d> / 4
-    typename V::sum series, masses, rest;
+    typename V::sum series, rest;
 
     SMX_INLINE constexpr kl_terms(const logit_pair<V>& rows_, const typename V::wide& mean_)
-        : rows(rows_), mean(mean_), series(), masses(), rest()
+        : rows(rows_), mean(mean_), series(), rest()
     {
     }
     template <class Inside>
@@ -490,13 +492,30 @@ struct kl_terms : each_step<V, kl_terms<V>> {
     {
         const typename V::vec d = V::less(rows.quarter_difference(i, inside), mean);
         const typename V::vec root = rows.root(i, inside);
-        const typename V::vec q = V::keep(inside, V::exp_term(V::load(rows.y + i, inside, rows.max_y), rows.shift));
         const typename V::vec remainder = root * (root * (V::quarter() - d));
         const typename V::some near = V::less_than(V::abs(d), V::quarter());
         const typename V::vec small = V::keep(near, d), twice = small + small;
         series.add(root * root * V::exp_remainder(twice + twice));
-        masses.add(V::select(near, V::zero(), q));
         rest.add(V::select(near, V::zero(), remainder));
+    }
+};
+
+template <class V>
+struct far_mass : each_step<V, far_mass<V>> {
+    const logit_pair<V>& rows;
+    typename V::wide mean;
+    typename V::sum sum;
+
+    SMX_INLINE constexpr far_mass(const logit_pair<V>& rows_, const typename V::wide& mean_)
+        : rows(rows_), mean(mean_), sum()
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
+    {
+        const typename V::vec d = V::less(rows.quarter_difference(i, inside), mean);
+        const typename V::vec q = V::exp_term(V::load(rows.y + i, inside, rows.max_y), rows.shift);
+        sum.add(V::keep(inside, V::select(V::less_than(V::abs(d), V::quarter()), V::zero(), q)));
     }
 };
 
@@ -508,9 +527,11 @@ SMX_INLINE constexpr typename V::vec near_divergence(const logit_pair<V>& rows, 
 {
     kl_terms<V> terms(rows, mean);
     walk<V, true>(n, terms);
+    far_mass<V> masses(rows, mean);
+    walk<V, true>(n, masses);
     const typename V::vec growth = V::one() + (divergence + V::exp_remainder(V::zero() - divergence));
     const typename V::vec rest = V::narrow(V::quotient(terms.rest.total(), sum_x)), twice_rest = rest + rest;
-    const typename V::vec far = growth * V::narrow(V::quotient(terms.masses.total(), sum_y)) - (twice_rest + twice_rest);
+    const typename V::vec far = growth * V::narrow(V::quotient(masses.sum.total(), sum_y)) - (twice_rest + twice_rest);
     const typename V::vec all = V::narrow(V::quotient(terms.series.total(), sum_x)) + far;
     return V::narrow(V::log1p(V::tail(V::widen(V::abs(all)), 1)));
 }
@@ -524,8 +545,9 @@ SMX_INLINE constexpr typename V::vec divergence_of(const logit_pair<V>& rows, st
 
     kl_sums<V> sums(rows, large ? V::reduced_unit() : V::one());
     walk<V, true>(n, sums);
-    const typename V::wide tail_x = V::tail(sums.below_x.total(), sums.ties_x), sum_x = V::with_largest(tail_x);
-    const typename V::wide tail_y = V::tail(sums.below_y.total(), sums.ties_y), sum_y = V::with_largest(tail_y);
+    const typename V::wide tail_x = V::tail(sums.below.total(), sums.ties), sum_x = V::with_largest(tail_x);
+    const typename V::wide tail_y = tail_of_sum<V>(rows.y, n, every_entry<V>{}, rows.shift, rows.max_y, rows.max_y);
+    const typename V::wide sum_y = V::with_largest(tail_y);
     const typename V::wide dot = V::quotient(sums.dot.total(), sum_x), size = V::quotient(sums.size.total(), sum_x);
     const typename V::wide mean = large ? V::unreduced(dot) : V::tail(dot, 1);
     const typename V::wide spread = large ? V::unreduced(size) : V::tail(size, 1);
@@ -545,8 +567,8 @@ constexpr void row_kl_divergence(const typename V::scalar* logits_p, const typen
 {
     if (n == 0)
         return V::store(divergence, V::first(1), V::zero());
-    const typename V::vec max_p = row_max<V>(logits_p, n, every_entry<V>{}, V::broadcast(logits_p));
-    const typename V::vec max_q = row_max<V>(logits_q, n, every_entry<V>{}, V::broadcast(logits_q));
+    const typename V::vec max_p = largest_logit<V>(logits_p, n, V::broadcast(logits_p));
+    const typename V::vec max_q = largest_logit<V>(logits_q, n, V::broadcast(logits_q));
     if (!V::is_finite(max_p) || !V::is_finite(max_q))
         return V::store(divergence, V::first(1), V::not_a_number());
 
@@ -554,8 +576,7 @@ constexpr void row_kl_divergence(const typename V::scalar* logits_p, const typen
     walk<V, true>(n, exclusion);
     const typename V::vec infinity = V::zero() - V::minus_infinity();
     if (exclusion.impossible != 0)
-        return V::store(divergence, V::first(1),
-                        max_or_nan<V>(logits_p, n, max_or_nan<V>(logits_q, n, infinity)));
+        return V::store(divergence, V::first(1), max_or_nan<V>(logits_p, n, max_or_nan<V>(logits_q, n, infinity)));
 
     using far = typename V::far;
     const typename V::vec y_m = V::broadcast(logits_q + index_of<V>(logits_p, n, max_p));

@@ -241,7 +241,10 @@ struct wide_arithmetic<float> {
     static SMX_INLINE constexpr wide quarter_of_difference(wide a, wide b) { return (a - b) * real{0.25}; }
     static SMX_INLINE constexpr bool is_small(wide) { return false; } // no product of two floats is subnormal
     static constexpr int lift = 40; // a mean of terms is kept times 2^lift where it may be subnormal
-    static SMX_INLINE constexpr wide lifted_mean(wide mean_of_terms) { return mean_of_terms * power_of_two(lift - bias); }
+    static SMX_INLINE constexpr wide lifted_mean(wide mean_of_terms)
+    {
+        return mean_of_terms * power_of_two(lift - bias);
+    }
 };
 
 template <>
