@@ -311,7 +311,7 @@ struct rows<P, double> : P, wide_arithmetic<double> {
     static SMX_INLINE factor split(wide x) { return {P::set1(x.hi.value), P::set1(x.lo.value)}; }
     static SMX_INLINE factor inverse(wide sum)
     {
-        const real hi = real{1} / sum.hi;
+        const real hi = real{1} / apart(sum.hi);
         const real error{__builtin_fma(-hi.value, sum.hi.value, 1.0)};
         return split({hi, hi * (error - hi * sum.lo)});
     }
@@ -364,7 +364,7 @@ struct rows<P, double> : P, wide_arithmetic<double> {
     {
         const bool small = wide_arithmetic<double>::is_small(mass);
         const real unit = power_of_two(small ? 900 : 0);
-        const real a = mass.hi * unit, hi = a / sum.hi;
+        const real a = mass.hi * unit, hi = a / apart(sum.hi);
         const real error{__builtin_fma(-hi.value, sum.hi.value, a.value)};
         return {split({hi, (error + (mass.lo * unit - hi * sum.lo)) / sum.hi}), narrow(unit),
                 narrow(power_of_two(small ? -900 : 0))};
@@ -380,15 +380,14 @@ struct rows<P, double> : P, wide_arithmetic<double> {
     static SMX_INLINE vec reduced_unit() { return P::set1(0x1p-600); }
     static SMX_INLINE wide widen(const vec& a) { return {lane(a), {0}}; }
     static SMX_INLINE wide difference(const vec& a, const vec& b) { return two_sum(lane(a), real{0} - lane(b)); }
-    // ((x - x_m) - (y - y_m)) / 4, the inner differences without error; where x is absent, something far from 0
+    // ((x - x_m) - (y - y_m)) / 4, the inner differences without error
     static SMX_INLINE vec quarter_difference(const vec& x, const vec& x_m, const vec& y, const vec& y_m)
     {
         const vec least = P::set1(-0x1.fffffffffffffp+1023);
         const vec a = P::at_least(least, x) * quarter(), b = x_m * quarter();
         const vec c = P::at_least(least, y) * quarter(), d = y_m * quarter();
         const vec x_hi = a - b, y_hi = c - d;
-        const vec difference = (x_hi - y_hi) + (error_of(a, b, x_hi) - error_of(c, d, y_hi));
-        return P::select(P::absent(P::every(), x), P::one(), difference);
+        return (x_hi - y_hi) + (error_of(a, b, x_hi) - error_of(c, d, y_hi));
     }
     static SMX_INLINE vec error_of(const vec& a, const vec& b, const vec& difference) // a - b = difference + this
     {

@@ -167,14 +167,19 @@ struct floats {
     {
         return {compare<_CMP_LT_OQ>(a.a, b.a), compare<_CMP_LT_OQ>(a.b, b.b)};
     }
-    static SMX_INLINE some absent(all, const vec& logits) // -inf, by its bits
+    static SMX_INLINE some absent(const float* x, all) // -inf, by its bits
     {
-        const vec x = opaque(logits);
+        const auto* const words = reinterpret_cast<const __m256i*>(x);
         const __m256i infinity = _mm256_set1_epi32(static_cast<int>(0xff800000));
-        return {_mm256_cmpeq_epi32(_mm256_castps_si256(x.a), infinity),
-                _mm256_cmpeq_epi32(_mm256_castps_si256(x.b), infinity)};
+        return {_mm256_cmpeq_epi32(_mm256_loadu_si256(words), infinity),
+                _mm256_cmpeq_epi32(_mm256_loadu_si256(words + 1), infinity)};
     }
-    static SMX_INLINE some absent(const some& which, const vec& x) { return both(which, absent(every(), x)); }
+    static SMX_INLINE some absent(const float* x, const some& which)
+    {
+        float row[16] = {};
+        std::memcpy(row, x, count(which) * sizeof(float)); // the first ones
+        return both(which, absent(row, every()));
+    }
     static SMX_INLINE vec opaque(vec x)
     {
         __asm__("" : "+x"(x.a), "+x"(x.b));
@@ -439,14 +444,32 @@ struct doubles {
     {
         return {compare<_CMP_LT_OQ>(a.a, b.a), compare<_CMP_LT_OQ>(a.b, b.b)};
     }
-    static SMX_INLINE some absent(all, const vec& logits) // -inf, by its bits
+    static SMX_INLINE some absent(const double* x, all) // -inf, by its bits
     {
-        const vec x = opaque(logits);
+        const auto* const words = reinterpret_cast<const __m256i*>(x);
         const __m256i infinity = _mm256_set1_epi64x(static_cast<long long>(0xfff0000000000000));
-        return {_mm256_cmpeq_epi64(_mm256_castpd_si256(x.a), infinity),
-                _mm256_cmpeq_epi64(_mm256_castpd_si256(x.b), infinity)};
+        return {_mm256_cmpeq_epi64(_mm256_loadu_si256(words), infinity),
+                _mm256_cmpeq_epi64(_mm256_loadu_si256(words + 1), infinity)};
     }
-    static SMX_INLINE some absent(const some& which, const vec& x) { return both(which, absent(every(), x)); }
+    static SMX_INLINE some absent(const double* x, const some& which)
+    {
+        double row[8] = {};
+        std::memcpy(row, x, count(which) * sizeof(double)); // the first ones
+        return both(which, absent(row, every()));
+    }
+    static SMX_INLINE some absent(const float* x, all)
+    {
+        const __m256i word = _mm256_cmpeq_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)),
+                                                _mm256_set1_epi32(static_cast<int>(0xff800000)));
+        return {_mm256_cvtepi32_epi64(_mm256_castsi256_si128(word)),
+                _mm256_cvtepi32_epi64(_mm256_extracti128_si256(word, 1))};
+    }
+    static SMX_INLINE some absent(const float* x, const some& which)
+    {
+        float row[8] = {};
+        std::memcpy(row, x, count(which) * sizeof(float));
+        return both(which, absent(row, every()));
+    }
     static SMX_INLINE vec opaque(vec x)
     {
         __asm__("" : "+x"(x.a), "+x"(x.b));

@@ -75,11 +75,16 @@ struct floats {
     }
     static SMX_INLINE some equals(all, vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
     static SMX_INLINE some equals(some which, vec a, vec b) { return _mm512_mask_cmp_ps_mask(which, a, b, _CMP_EQ_OQ); }
-    static SMX_INLINE some absent(all, vec x) // -inf, by its bits
+    static SMX_INLINE some absent(const float* x, all) // -inf, by its bits: a vector argument counts as finite
     {
-        return _mm512_cmpeq_epi32_mask(_mm512_castps_si512(opaque(x)), _mm512_set1_epi32(static_cast<int>(0xff800000)));
+        return _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(x), _mm512_set1_epi32(static_cast<int>(0xff800000)));
     }
-    static SMX_INLINE some absent(some which, vec x) { return static_cast<some>(which & absent(every(), x)); }
+    static SMX_INLINE some absent(const float* x, some which)
+    {
+        return _mm512_mask_cmpeq_epi32_mask(which, _mm512_maskz_loadu_epi32(which, x),
+                                            _mm512_set1_epi32(static_cast<int>(0xff800000)));
+    }
+    static SMX_INLINE some both(some p, some q) { return static_cast<some>(p & q); }
     static SMX_INLINE vec opaque(vec x)
     {
         __asm__("" : "+v"(x));
@@ -258,12 +263,27 @@ struct doubles {
     }
     static SMX_INLINE some equals(all, vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
     static SMX_INLINE some equals(some which, vec a, vec b) { return _mm512_mask_cmp_pd_mask(which, a, b, _CMP_EQ_OQ); }
-    static SMX_INLINE some absent(all, vec x) // -inf, by its bits
+    static SMX_INLINE some absent(const double* x, all) // -inf, by its bits: a vector argument counts as finite
     {
-        return _mm512_cmpeq_epi64_mask(_mm512_castpd_si512(opaque(x)),
+        return _mm512_cmpeq_epi64_mask(_mm512_loadu_si512(x),
                                        _mm512_set1_epi64(static_cast<long long>(0xfff0000000000000)));
     }
-    static SMX_INLINE some absent(some which, vec x) { return static_cast<some>(which & absent(every(), x)); }
+    static SMX_INLINE some absent(const double* x, some which)
+    {
+        return _mm512_mask_cmpeq_epi64_mask(which, _mm512_maskz_loadu_epi64(which, x),
+                                            _mm512_set1_epi64(static_cast<long long>(0xfff0000000000000)));
+    }
+    static SMX_INLINE some absent(const float* x, all)
+    {
+        return _mm256_cmpeq_epi32_mask(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)),
+                                       _mm256_set1_epi32(static_cast<int>(0xff800000)));
+    }
+    static SMX_INLINE some absent(const float* x, some which)
+    {
+        return _mm256_mask_cmpeq_epi32_mask(which, _mm256_maskz_loadu_epi32(which, x),
+                                            _mm256_set1_epi32(static_cast<int>(0xff800000)));
+    }
+    static SMX_INLINE some both(some p, some q) { return static_cast<some>(p & q); }
     static SMX_INLINE vec opaque(vec x)
     {
         __asm__("" : "+v"(x));

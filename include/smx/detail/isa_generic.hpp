@@ -167,8 +167,9 @@ struct one_lane {
     // What the losses need.
     static SMX_INLINE constexpr bool less_than(const vec& a, const vec& b) { return a < b; }
     static SMX_INLINE constexpr vec opaque(const vec& a) { return a; }
-    static SMX_INLINE constexpr some absent(all, const vec& x) { return is_absent(x); }
-    static SMX_INLINE constexpr some absent(some which, const vec& x) { return which && is_absent(x); }
+    static SMX_INLINE constexpr some both(some p, some q) { return p && q; }
+    static SMX_INLINE constexpr some absent(const T* x, all) { return is_absent(vec{C(*x)}); }
+    static SMX_INLINE constexpr some absent(const T* x, some which) { return which && is_absent(vec{C(*x)}); }
     static SMX_INLINE constexpr bool is_absent(const vec& x) { return x < zero() && !detail::is_finite(x); } // -inf
     static SMX_INLINE constexpr vec half_distance(const vec& x, const vec& max) // (max - x) / 2
     {
@@ -178,10 +179,10 @@ struct one_lane {
     static SMX_INLINE constexpr vec quarter() { return {C(C(1) / C(4))}; }
     static SMX_INLINE constexpr bool is_large(const vec&) { return false; }
     static SMX_INLINE constexpr vec reduced_unit() { return one(); }
-    // ((x - x_m) - (y - y_m)) / 4; where x is absent, something far from 0
+    // ((x - x_m) - (y - y_m)) / 4
     static SMX_INLINE constexpr vec quarter_difference(const vec& x, const vec& x_m, const vec& y, const vec& y_m)
     {
-        return is_absent(x) ? one() : (x * quarter() - x_m * quarter()) - (y * quarter() - y_m * quarter());
+        return (x * quarter() - x_m * quarter()) - (y * quarter() - y_m * quarter());
     }
     // e^-d - 1 + d, |d| <= 1: d^2/2 (1 - d/3 (1 - d/4 (1 - ...))), to 60 digits if need be
     static SMX_INLINE constexpr vec exp_remainder(const vec& d)
@@ -576,8 +577,6 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     static SMX_INLINE constexpr wide difference(real a, real b) { return two_sum(a, real{0} - b); }
     static SMX_INLINE constexpr real quarter_difference(real x, real x_m, real y, real y_m)
     {
-        if (is_absent(x))
-            return one();
         const pair dx = two_sum(x * quarter(), real{0} - x_m * quarter());
         const pair dy = two_sum(y * quarter(), real{0} - y_m * quarter());
         return (dx.hi - dy.hi) + (dx.lo - dy.lo);

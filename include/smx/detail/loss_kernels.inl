@@ -142,7 +142,7 @@ struct target_sums : each_step<V, target_sums<V>> {
         const typename V::vec logits = V::load(x + i, inside, max);
         const typename V::vec target = V::load(t + i, inside, V::zero());
         const typename V::some largest = V::equals(inside, logits, max);
-        const typename V::some absent = V::absent(inside, logits);
+        const typename V::some absent = V::absent(x + i, inside);
         ties += V::count(largest);
         impossible += V::count(absent) - V::count(V::equals(absent, target, V::zero()));
         below.add(V::keep(inside, V::without_largest(largest, V::exp_term(logits, shift))));
@@ -407,9 +407,10 @@ struct logit_pair {
     {
     }
     template <class Inside>
-    SMX_INLINE constexpr typename V::vec quarter_difference(std::size_t i, Inside inside) const
+    SMX_INLINE constexpr typename V::vec quarter_difference(std::size_t i, Inside inside) const // far from 0 if p = 0
     {
-        return V::quarter_difference(V::load(x + i, inside, max_x), max_x, V::load(y + i, inside, y_m), y_m);
+        return V::select(V::absent(x + i, inside), V::one(),
+                         V::quarter_difference(V::load(x + i, inside, max_x), max_x, V::load(y + i, inside, y_m), y_m));
     }
     template <class Inside>
     SMX_INLINE constexpr typename V::vec root(std::size_t i, Inside inside) const // its square is e^(x - max) 2^bias
@@ -432,8 +433,8 @@ struct impossible_pass : each_step<V, impossible_pass<V>> {
     template <class Inside>
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
     {
-        const typename V::some absent = V::absent(inside, V::load(y + i, inside, V::zero()));
-        impossible += V::count(absent) - V::count(V::absent(absent, V::load(x + i, inside, V::zero())));
+        const typename V::some absent = V::absent(y + i, inside);
+        impossible += V::count(absent) - V::count(V::both(absent, V::absent(x + i, inside)));
     }
 };
 
@@ -562,6 +563,15 @@ SMX_INLINE constexpr typename V::vec divergence_of(const logit_pair<V>& rows, st
 }
 
 template <class V>
+constexpr bool has_nan(const typename V::scalar* x, std::size_t n)
+{
+    for (std::size_t i = 0; i < n; ++i)
+        if (V::is_nan(x + i))
+            return true;
+    return false;
+}
+
+template <class V>
 constexpr void row_kl_divergence(const typename V::scalar* logits_p, const typename V::scalar* logits_q, std::size_t n,
                                  typename V::scalar* divergence)
 {
@@ -574,9 +584,10 @@ constexpr void row_kl_divergence(const typename V::scalar* logits_p, const typen
 
     impossible_pass<V> exclusion(logits_p, logits_q);
     walk<V, true>(n, exclusion);
-    const typename V::vec infinity = V::zero() - V::minus_infinity();
+    if (exclusion.impossible != 0 && (has_nan<V>(logits_p, n) || has_nan<V>(logits_q, n)))
+        return V::store(divergence, V::first(1), V::not_a_number());
     if (exclusion.impossible != 0)
-        return V::store(divergence, V::first(1), max_or_nan<V>(logits_p, n, max_or_nan<V>(logits_q, n, infinity)));
+        return V::store(divergence, V::first(1), V::zero() - V::minus_infinity());
 
     using far = typename V::far;
     const typename V::vec y_m = V::broadcast(logits_q + index_of<V>(logits_p, n, max_p));

@@ -6,7 +6,7 @@
 #include <cstddef>     // size_t
 #include <cstdint>     // int64_t, uint64_t
 #include <limits>      // numeric_limits
-#include <type_traits> // is_same_v
+#include <type_traits> // is_constant_evaluated, is_same_v
 
 #include <smx/detail/target.hpp>
 
@@ -102,6 +102,14 @@ struct pair {
     real hi, lo;
 };
 
+// A divisor out of a pair. Clang would divide pairs as vectors, and 0 / 0 of the low parts raises INVALID.
+SMX_INLINE constexpr real apart(real x)
+{
+    if (!std::is_constant_evaluated())
+        SMX_LAUNDER(x.value);
+    return x;
+}
+
 SMX_INLINE constexpr pair fast_two_sum(real a, real b) // |a| >= |b|
 {
     const real s = a + b;
@@ -137,7 +145,7 @@ SMX_INLINE constexpr pair operator*(pair a, pair b)
 
 SMX_INLINE constexpr pair operator/(pair a, pair b)
 {
-    const real q = a.hi / b.hi;
+    const real q = a.hi / apart(b.hi);
     const pair p = two_product(q, b.hi);
     return fast_two_sum(q, (((a.hi - p.hi) - p.lo) + a.lo - q * b.lo) / b.hi);
 }
@@ -269,7 +277,7 @@ struct wide_arithmetic<double> {
     static SMX_INLINE constexpr bool outweighs(real p, wide s) { return s.hi - p < p; }
     static SMX_INLINE constexpr wide total(wide a, wide b) { return (a + b.lo) + b.hi; }
     static SMX_INLINE constexpr wide total_without(wide a, const double* b) { return a + real{-*b}; }
-    static SMX_INLINE constexpr wide quotient(wide a, wide b) { return {a.hi / b.hi, {0}}; }
+    static SMX_INLINE constexpr wide quotient(wide a, wide b) { return {a.hi / apart(b.hi), {0}}; }
 
     static SMX_INLINE constexpr wide with_largest(wide tail) { return tail + real{1}; }
     static SMX_INLINE constexpr wide scaled_sum(wide sum)
