@@ -127,6 +127,10 @@ concept same_extent =
       detail::extent_of<R> == detail::extent_of<Others>) &&
      ...);
 
+// label_type: the index of a class: an integer, but not bool.
+template <class T>
+concept label_type = std::integral<T> && !std::same_as<std::remove_cv_t<T>, bool>;
+
 // square_extent: the matrix has n * n elements where both sizes are known at compile time.
 template <class Matrix, class Row>
 concept square_extent =

@@ -116,6 +116,15 @@ namespace { // every unit has its own copy, compiled with its own flags
     refuse(message);
 }
 
+[[noreturn]] SMX_COLD void refuse_label(const char* function, bool negative, unsigned long long magnitude,
+                                        std::size_t n)
+{
+    char message[256];
+    std::snprintf(message, sizeof message, "smx::%s: label is %s%llu, logits has %zu elements", function,
+                  negative ? "-" : "", magnitude, n);
+    refuse(message);
+}
+
 template <class T>
 [[noreturn]] SMX_COLD void refuse_temperature(const char* function, const T& temperature)
 {
@@ -171,6 +180,17 @@ SMX_INLINE void check_same_size(const char* function, const char* name, std::siz
 {
     if (size != other_size)
         refuse_size(function, name, size, other, other_size);
+}
+
+// 0 <= label < n
+template <class Label>
+SMX_INLINE std::size_t checked_label(const char* function, Label label, std::size_t n)
+{
+    const bool negative = label < Label(0);
+    const auto value = static_cast<unsigned long long>(label);
+    if (negative || value >= n)
+        refuse_label(function, negative, negative ? 0 - value : value, n);
+    return static_cast<std::size_t>(value);
 }
 
 SMX_INLINE void check_square(const char* function, std::size_t size, std::size_t n)

@@ -18,6 +18,8 @@ template <class P, class T>
 struct short_rows;
 template <class P, class T>
 struct far_rows;
+template <class Doubles>
+struct widened_floats;
 
 // q(r) + last, q(r) = 2^r - 1, by tests/coefficients.sollya
 template <class T>
@@ -189,10 +191,13 @@ struct term_rows : P, wide_arithmetic<T> {
 template <class P>
 struct rows<P, float> : term_rows<P, float> {
     using base = term_rows<P, float>;
+    using typename base::shift;
     using typename base::step_shift;
     using typename P::vec;
+    using wide = real;
     using brief = short_rows<P, float>;
     using far = far_rows<P, float>;
+    using precise = widened_floats<rows<typename P::wide_lanes, double>>;
 
     static SMX_INLINE real lane(const vec& x) { return {static_cast<double>(P::lane0(x))}; }
     static SMX_INLINE vec narrow(real x) { return P::set1(static_cast<float>(x.value)); }
@@ -343,6 +348,27 @@ struct rows<P, float> : term_rows<P, float> {
         const factor f = split(s), g = split(b);
         return P::fms(f.hi, x, g.hi) + P::fms(f.lo, x, g.lo);
     }
+
+    static SMX_INLINE wide others(wide tail, const vec& e, bool is_largest)
+    {
+        return wide_arithmetic<float>::others(tail, lane(e), is_largest);
+    }
+    static SMX_INLINE vec surprise(const vec& x, const vec& max, const shift&,
+                                   wide log1p_tail) // -log p, at temperature 1
+    {
+        return (max - x) + narrow(log1p_tail);
+    }
+    // max - x of an exponential term, no more than e counts; (max - x) / 2, finite for an absent x
+    static SMX_INLINE vec distance(const vec& x, const shift& s) { return s.max_in_units - P::at_least(s.lowest, x); }
+    static SMX_INLINE vec lifted(const vec& a) { return a * P::set1(0x1p+40f); }
+    static SMX_INLINE vec lowered(const vec& a) { return a * P::set1(0x1p-40f); }
+    static SMX_INLINE vec half_distance(const vec& x, const vec& max)
+    {
+        return P::fma(P::at_least(P::set1(-0x1.fffffep+127f), x), P::set1(-0.5f), max * P::set1(0.5f));
+    }
+    using weight = real; // e weight - t, in double
+    static SMX_INLINE weight weight_of(wide mass, wide sum) { return mass / sum; }
+    static SMX_INLINE vec weigh(const vec& e, weight w, const vec& t) { return P::product_minus(e, w.value, t); }
 };
 
 // A row so short that a table of its own would take longer than it saves.
@@ -403,6 +429,10 @@ struct far_rows<P, float> : rows<P, float> {
         const vec scaled = P::at_least(s.start_difference, difference) * s.after_unit;
         return base::power(scaled, P::sixteenths_in_any_mode(scaled, s.scale_hi, s.magic), s);
     }
+    static SMX_INLINE vec distance(const vec& x, const shift& s)
+    {
+        return P::zero() - P::at_least(P::set1(-131), P::at_least(s.start, x) - s.max_in_units);
+    }
     static SMX_INLINE vec log_prob(const vec& x, const shift& s, real log1p_tail)
     {
         return P::fms((x * s.before_unit - s.max_in_units) * s.after_unit, s.inverse, base::narrow(log1p_tail));
@@ -412,10 +442,13 @@ struct far_rows<P, float> : rows<P, float> {
 template <class P>
 struct rows<P, double> : term_rows<P, double> {
     using base = term_rows<P, double>;
+    using typename base::shift;
     using typename base::step_shift;
     using typename P::vec;
+    using wide = pair;
     using brief = short_rows<P, double>;
     using far = far_rows<P, double>;
+    using precise = rows;
 
     static SMX_INLINE real lane(const vec& x) { return {P::lane0(x)}; }
     static SMX_INLINE vec narrow(real x) { return P::set1(x.value); }
@@ -504,7 +537,7 @@ struct rows<P, double> : term_rows<P, double> {
     static SMX_INLINE factor split(pair x) { return {P::set1(x.hi.value), P::set1(x.lo.value)}; }
     static SMX_INLINE factor inverse(pair sum)
     {
-        const real hi = real{1} / sum.hi;
+        const real hi = real{1} / apart(sum.hi);
         const real error{__builtin_fma(-hi.value, sum.hi.value, 1.0)};
         return split({hi, hi * (error - hi * sum.lo)});
     }
@@ -538,6 +571,70 @@ struct rows<P, double> : term_rows<P, double> {
     {
         const factor f = split(s), g = split(b);
         return P::fms(f.hi, x, g.hi) + P::fms(f.lo, x, g.lo);
+    }
+
+    static SMX_INLINE wide others(wide tail, const vec& e, bool is_largest)
+    {
+        return wide_arithmetic<double>::others(tail, lane(e), is_largest);
+    }
+    static SMX_INLINE vec surprise(const vec& x, const vec& max, const shift&,
+                                   wide log1p_tail) // -log p, at temperature 1
+    {
+        return (max - x) + narrow(log1p_tail);
+    }
+    // max - x of an exponential term, no more than e counts; (max - x) / 2, finite for an absent x
+    static SMX_INLINE vec distance(const vec& x, const shift& s) { return s.max_in_units - P::at_least(s.lowest, x); }
+    static SMX_INLINE vec lifted(const vec& a) { return a * P::set1(0x1p+100); }
+    static SMX_INLINE vec lowered(const vec& a) { return a * P::set1(0x1p-100); }
+    static SMX_INLINE vec half_distance(const vec& x, const vec& max)
+    {
+        return P::fma(P::at_least(P::set1(-0x1.fffffffffffffp+1023), x), P::set1(-0.5), max * P::set1(0.5));
+    }
+    struct weight { // e weight - t; both times 2^900 where they may be subnormal
+        factor ratio;
+        vec unit, inverse_unit;
+    };
+    static SMX_INLINE weight weight_of(wide mass, wide sum)
+    {
+        const bool small = wide_arithmetic<double>::is_small(mass);
+        const real unit = power_of_two(small ? 900 : 0);
+        const real a = mass.hi * unit, hi = a / apart(sum.hi);
+        const real error{__builtin_fma(-hi.value, sum.hi.value, a.value)};
+        return {split({hi, (error + (mass.lo * unit - hi * sum.lo)) / sum.hi}), narrow(unit),
+                narrow(power_of_two(small ? -900 : 0))};
+    }
+    static SMX_INLINE vec weigh(const vec& e, const weight& w, const vec& t)
+    {
+        return P::fma(e, w.ratio.hi, P::fms(e, w.ratio.lo, t * w.unit)) * w.inverse_unit;
+    }
+
+    static SMX_INLINE vec quarter() { return P::set1(0.25); }
+    static SMX_INLINE vec root(const vec& e) { return e * P::set1(0x1p-256); }
+    static SMX_INLINE bool is_large(const vec& quarter_difference) { return real{0x1p450} < lane(quarter_difference); }
+    static SMX_INLINE vec reduced_unit() { return P::set1(0x1p-600); }
+    static SMX_INLINE wide widen(const vec& a) { return {lane(a), {0}}; }
+    static SMX_INLINE wide difference(const vec& a, const vec& b) { return two_sum(lane(a), real{0} - lane(b)); }
+    // ((x - x_m) - (y - y_m)) / 4, the inner differences without error
+    static SMX_INLINE vec quarter_difference(const vec& x, const vec& x_m, const vec& y, const vec& y_m)
+    {
+        const vec least = P::set1(-0x1.fffffffffffffp+1023);
+        const vec a = P::at_least(least, x) * quarter(), b = x_m * quarter();
+        const vec c = P::at_least(least, y) * quarter(), d = y_m * quarter();
+        const vec x_hi = a - b, y_hi = c - d;
+        return (x_hi - y_hi) + (error_of(a, b, x_hi) - error_of(c, d, y_hi));
+    }
+    static SMX_INLINE vec error_of(const vec& a, const vec& b, const vec& difference) // a - b = difference + this
+    {
+        const vec b_part = difference - a;
+        return (a - (difference - b_part)) - (b + b_part);
+    }
+    // e^-d - 1 + d, |d| <= 1: d^2/2 (1 - d/3 (1 - d/4 (1 - ...)))
+    static SMX_INLINE vec exp_remainder(const vec& d)
+    {
+        vec series = P::one();
+        for (int k = 20; k > 2; --k)
+            series = P::fma(d * P::set1(-1.0 / k), series, P::one());
+        return d * d * P::set1(0.5) * series;
     }
 };
 
@@ -581,8 +678,42 @@ struct far_rows<P, double> : rows<P, double> {
         const vec scaled = P::at_least(s.start_difference, difference) * s.after_unit;
         return base::power(scaled, P::sixteenths_in_any_mode(scaled, s.scale_hi, s.magic), s);
     }
+    static SMX_INLINE vec distance(const vec& x, const shift& s)
+    {
+        return P::zero() - P::at_least(P::set1(-1050), P::at_least(s.start, x) - s.max_in_units);
+    }
     static SMX_INLINE vec log_prob(const vec& x, const shift& s, pair log1p_tail)
     {
         return P::fms((x * s.before_unit - s.max_in_units) * s.after_unit, s.inverse, base::narrow(log1p_tail));
+    }
+};
+
+// Rows of floats, as doubles.
+template <class Doubles>
+struct widened_floats : Doubles {
+    using scalar = float;
+    using far = widened_floats<typename Doubles::far>;
+    using typename Doubles::all;
+    using typename Doubles::some;
+    using typename Doubles::vec;
+
+    static SMX_INLINE vec broadcast(const float* x) { return Doubles::set1(static_cast<double>(*x)); }
+    static SMX_INLINE vec load(const float* x, all inside, const vec&) { return Doubles::load_floats(x, inside); }
+    static SMX_INLINE vec load(const float* x, const some& which, const vec& fill)
+    {
+        return Doubles::select(which, Doubles::load_floats(x, which), fill);
+    }
+    static SMX_INLINE void store(float* x, const some&, const vec& v) // a single result
+    {
+        *x = static_cast<float>(Doubles::lane0(v));
+    }
+    static SMX_INLINE bool broadcast_equals(const float* x, const vec& a)
+    {
+        return Doubles::count(Doubles::equals(Doubles::every(), broadcast(x), a)) != 0;
+    }
+    static SMX_INLINE bool is_nan(const float* x)
+    {
+        const vec wide = broadcast(x);
+        return (Doubles::lane_bits(wide) & 0x7fffffffffffffff) > 0x7ff0000000000000;
     }
 };

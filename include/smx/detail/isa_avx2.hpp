@@ -78,6 +78,7 @@ struct floats {
     using vec = float16;
     using some = lanes_of_two;
     using all = avx2::all;
+    using wide_lanes = struct doubles;
     static constexpr const char* name = "avx2";
     static constexpr std::size_t lanes = 16;
 
@@ -170,6 +171,19 @@ struct floats {
     static SMX_INLINE some less_than(const vec& a, const vec& b)
     {
         return {compare<_CMP_LT_OQ>(a.a, b.a), compare<_CMP_LT_OQ>(a.b, b.b)};
+    }
+    static SMX_INLINE some absent(const float* x, all) // -inf, by its bits
+    {
+        const auto* const words = reinterpret_cast<const __m256i*>(x);
+        const __m256i infinity = _mm256_set1_epi32(static_cast<int>(0xff800000));
+        return {_mm256_cmpeq_epi32(_mm256_loadu_si256(words), infinity),
+                _mm256_cmpeq_epi32(_mm256_loadu_si256(words + 1), infinity)};
+    }
+    static SMX_INLINE some absent(const float* x, const some& which)
+    {
+        float row[16] = {};
+        std::memcpy(row, x, count(which) * sizeof(float)); // the first ones
+        return both(which, absent(row, every()));
     }
     static SMX_INLINE bool broadcast_equals(const float* x, const vec& a)
     {
@@ -291,6 +305,11 @@ struct floats {
             add(a + b);
             add(c + d);
         }
+        SMX_INLINE void add_product(const vec& x, const vec& y)
+        {
+            lower = lower + low(x) * low(y);
+            upper = upper + high(x) * high(y);
+        }
         SMX_INLINE real total() const { return floats::lane_sum(lower + upper); }
     };
 
@@ -310,6 +329,11 @@ struct floats {
     static SMX_INLINE vec fnma(const vec& a, const vec& b, const vec& c)
     {
         return {_mm256_fnmadd_ps(a.a, b.a, c.a), _mm256_fnmadd_ps(a.b, b.b, c.b)};
+    }
+    static SMX_INLINE vec product_minus(const vec& a, double b, const vec& c) // in double, rounded once
+    {
+        const half factor = set_half(b);
+        return narrowed(fms(low(a), factor, low(c)), fms(high(a), factor, high(c)));
     }
     static SMX_INLINE vec magic() { return set1(0x1.8p+19f); } // its last bit is 1/16
     static SMX_INLINE vec sixteenths(const vec& x, const vec& c, const vec& m) { return fma(x, c, m); }
@@ -409,6 +433,16 @@ struct doubles {
     {
         return select(which, {_mm256_maskload_pd(x, which.a), _mm256_maskload_pd(x + 4, which.b)}, fill);
     }
+    static SMX_INLINE vec load_floats(const float* x, all)
+    {
+        return {_mm256_cvtps_pd(_mm_loadu_ps(x)), _mm256_cvtps_pd(_mm_loadu_ps(x + 4))};
+    }
+    static SMX_INLINE vec load_floats(const float* x, const some& which)
+    {
+        float floats[8] = {};
+        std::memcpy(floats, x, count(which) * sizeof(float)); // the first ones
+        return load_floats(floats, every());
+    }
     static SMX_INLINE void store(double* x, all, const vec& v)
     {
         _mm256_storeu_pd(x, v.a);
@@ -472,6 +506,32 @@ struct doubles {
     static SMX_INLINE some less_than(const vec& a, const vec& b)
     {
         return {compare<_CMP_LT_OQ>(a.a, b.a), compare<_CMP_LT_OQ>(a.b, b.b)};
+    }
+    static SMX_INLINE some absent(const double* x, all) // -inf, by its bits
+    {
+        const auto* const words = reinterpret_cast<const __m256i*>(x);
+        const __m256i infinity = _mm256_set1_epi64x(static_cast<long long>(0xfff0000000000000));
+        return {_mm256_cmpeq_epi64(_mm256_loadu_si256(words), infinity),
+                _mm256_cmpeq_epi64(_mm256_loadu_si256(words + 1), infinity)};
+    }
+    static SMX_INLINE some absent(const double* x, const some& which)
+    {
+        double row[8] = {};
+        std::memcpy(row, x, count(which) * sizeof(double)); // the first ones
+        return both(which, absent(row, every()));
+    }
+    static SMX_INLINE some absent(const float* x, all)
+    {
+        const __m256i word = _mm256_cmpeq_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)),
+                                                _mm256_set1_epi32(static_cast<int>(0xff800000)));
+        return {_mm256_cvtepi32_epi64(_mm256_castsi256_si128(word)),
+                _mm256_cvtepi32_epi64(_mm256_extracti128_si256(word, 1))};
+    }
+    static SMX_INLINE some absent(const float* x, const some& which)
+    {
+        float row[8] = {};
+        std::memcpy(row, x, count(which) * sizeof(float));
+        return both(which, absent(row, every()));
     }
     static SMX_INLINE bool broadcast_equals(const double* x, const vec& a)
     {
@@ -568,6 +628,7 @@ struct doubles {
             add(a + b);
             add(c + d);
         }
+        SMX_INLINE void add_product(const vec& a, const vec& b) { add(a * b); }
         SMX_INLINE pair total() const { return doubles::lane_sum(hi, lo); }
     };
 
@@ -675,6 +736,7 @@ using f64 = rows<doubles, double>;
 #include <smx/detail/row_kernels.inl>
 
 #include <smx/detail/batch_kernels.inl>
+#include <smx/detail/loss_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

@@ -28,6 +28,7 @@ struct floats {
     using vec = __m512;
     using some = __mmask16;
     using all = avx512::all;
+    using wide_lanes = struct doubles;
     static constexpr const char* name = "avx512";
     static constexpr std::size_t lanes = 16;
 
@@ -57,10 +58,9 @@ struct floats {
     static SMX_INLINE vec bits(std::uint32_t b) { return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(b))); }
     static SMX_INLINE vec minus_infinity() { return bits(0xff800000); }
     static SMX_INLINE vec not_a_number() { return bits(0x7fc00000); }
-    static SMX_INLINE std::uint32_t lane_bits(vec x)
+    static SMX_INLINE std::uint32_t lane_bits(vec x) // not by an intrinsic, which may take x for finite
     {
-        return static_cast<std::uint32_t>(
-            _mm_cvtsi128_si32(_mm_castps_si128(_mm512_maskz_extractf32x4_ps(ones, x, 0))));
+        return __builtin_bit_cast(std::uint32_t, static_cast<float>(in_register(x)[0]));
     }
     static SMX_INLINE float lane0(vec x) { return x[0]; }
     static SMX_INLINE bool is_finite(vec x) { return (lane_bits(x) & 0x7f800000) != 0x7f800000; }
@@ -76,6 +76,16 @@ struct floats {
     }
     static SMX_INLINE some equals(all, vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
     static SMX_INLINE some equals(some which, vec a, vec b) { return _mm512_mask_cmp_ps_mask(which, a, b, _CMP_EQ_OQ); }
+    static SMX_INLINE some absent(const float* x, all) // -inf, by its bits: a vector argument counts as finite
+    {
+        return _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(x), _mm512_set1_epi32(static_cast<int>(0xff800000)));
+    }
+    static SMX_INLINE some absent(const float* x, some which)
+    {
+        return _mm512_mask_cmpeq_epi32_mask(which, _mm512_maskz_loadu_epi32(which, x),
+                                            _mm512_set1_epi32(static_cast<int>(0xff800000)));
+    }
+    static SMX_INLINE some both(some p, some q) { return static_cast<some>(p & q); }
     static SMX_INLINE bool broadcast_equals(const float* x, vec a) { return equals(every(), broadcast(x), a) != 0; }
     static SMX_INLINE std::size_t count(some which)
     {
@@ -177,6 +187,11 @@ struct floats {
             add(a + b);
             add(c + d);
         }
+        SMX_INLINE void add_product(vec a, vec b)
+        {
+            lower = lower + low(a) * low(b);
+            upper = upper + high(a) * high(b);
+        }
         SMX_INLINE real total() const { return floats::lane_sum(lower + upper); }
     };
 
@@ -189,6 +204,11 @@ struct floats {
     static SMX_INLINE vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
     static SMX_INLINE vec fms(vec a, vec b, vec c) { return _mm512_fmsub_ps(a, b, c); }
     static SMX_INLINE vec fnma(vec a, vec b, vec c) { return _mm512_fnmadd_ps(a, b, c); }
+    static SMX_INLINE vec product_minus(vec a, double b, vec c) // in double, rounded once
+    {
+        const half factor = set_half(b);
+        return narrowed(fms(low(a), factor, low(c)), fms(high(a), factor, high(c)));
+    }
     static SMX_INLINE vec magic() { return set1(0x1.8p+19f); } // its last bit is 1/16
     static SMX_INLINE vec sixteenths(vec x, vec c, vec m) { return _mm512_fmadd_round_ps(x, c, m, nearest); }
     static SMX_INLINE vec sixteenths_in_any_mode(vec x, vec c, vec m) { return sixteenths(x, c, m); }
@@ -245,6 +265,11 @@ struct doubles {
     static SMX_INLINE vec broadcast(const double* x) { return _mm512_set1_pd(*x); }
     static SMX_INLINE vec load(const double* x, all, vec) { return _mm512_loadu_pd(x); }
     static SMX_INLINE vec load(const double* x, some which, vec fill) { return _mm512_mask_loadu_pd(fill, which, x); }
+    static SMX_INLINE vec load_floats(const float* x, all) { return _mm512_maskz_cvtps_pd(ones, _mm256_loadu_ps(x)); }
+    static SMX_INLINE vec load_floats(const float* x, some which)
+    {
+        return _mm512_maskz_cvtps_pd(ones, _mm256_maskz_loadu_ps(which, x));
+    }
     static SMX_INLINE void store(double* x, all, vec v) { _mm512_storeu_pd(x, v); }
     static SMX_INLINE void store(double* x, some which, vec v) { _mm512_mask_storeu_pd(x, which, v); }
     static SMX_INLINE void stream(double* x, vec v) { _mm512_stream_pd(x, v); }
@@ -258,10 +283,9 @@ struct doubles {
     }
     static SMX_INLINE vec minus_infinity() { return bits(0xfff0000000000000); }
     static SMX_INLINE vec not_a_number() { return bits(0x7ff8000000000000); }
-    static SMX_INLINE std::uint64_t lane_bits(vec x)
+    static SMX_INLINE std::uint64_t lane_bits(vec x) // not by an intrinsic, which may take x for finite
     {
-        return static_cast<std::uint64_t>(
-            _mm_cvtsi128_si64(_mm_castpd_si128(_mm512_maskz_extractf64x2_pd(ones, x, 0))));
+        return __builtin_bit_cast(std::uint64_t, static_cast<double>(in_register(x)[0]));
     }
     static SMX_INLINE double lane0(vec x) { return x[0]; }
     static SMX_INLINE bool is_finite(vec x) { return (lane_bits(x) & 0x7ff0000000000000) != 0x7ff0000000000000; }
@@ -281,6 +305,27 @@ struct doubles {
     }
     static SMX_INLINE some equals(all, vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
     static SMX_INLINE some equals(some which, vec a, vec b) { return _mm512_mask_cmp_pd_mask(which, a, b, _CMP_EQ_OQ); }
+    static SMX_INLINE some absent(const double* x, all) // -inf, by its bits: a vector argument counts as finite
+    {
+        return _mm512_cmpeq_epi64_mask(_mm512_loadu_si512(x),
+                                       _mm512_set1_epi64(static_cast<long long>(0xfff0000000000000)));
+    }
+    static SMX_INLINE some absent(const double* x, some which)
+    {
+        return _mm512_mask_cmpeq_epi64_mask(which, _mm512_maskz_loadu_epi64(which, x),
+                                            _mm512_set1_epi64(static_cast<long long>(0xfff0000000000000)));
+    }
+    static SMX_INLINE some absent(const float* x, all)
+    {
+        return _mm256_cmpeq_epi32_mask(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)),
+                                       _mm256_set1_epi32(static_cast<int>(0xff800000)));
+    }
+    static SMX_INLINE some absent(const float* x, some which)
+    {
+        return _mm256_mask_cmpeq_epi32_mask(which, _mm256_maskz_loadu_epi32(which, x),
+                                            _mm256_set1_epi32(static_cast<int>(0xff800000)));
+    }
+    static SMX_INLINE some both(some p, some q) { return static_cast<some>(p & q); }
     static SMX_INLINE bool broadcast_equals(const double* x, vec a) { return equals(every(), broadcast(x), a) != 0; }
     static SMX_INLINE std::size_t count(some which)
     {
@@ -370,6 +415,7 @@ struct doubles {
             add(a + b);
             add(c + d);
         }
+        SMX_INLINE void add_product(vec a, vec b) { add(a * b); }
         SMX_INLINE pair total() const { return doubles::lane_sum(hi, lo); }
     };
 
@@ -429,6 +475,7 @@ using f64 = rows<doubles, double>;
 #include <smx/detail/row_kernels.inl>
 
 #include <smx/detail/batch_kernels.inl>
+#include <smx/detail/loss_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

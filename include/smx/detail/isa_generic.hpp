@@ -102,7 +102,13 @@ SMX_INLINE constexpr real power(int steps, real r, int bias)
 }
 
 // The nearest integer to y <= 0, whatever the rounding mode.
-SMX_INLINE constexpr int nearest(real y) { return static_cast<int>(y.value - 0.5); }
+SMX_INLINE constexpr int nearest(real y)
+{
+    int k = static_cast<int>(y.value - 0.5);
+    if (!std::is_constant_evaluated())
+        SMX_LAUNDER(k); // else Clang converts a whole vector, and what is in its other lanes may raise INVALID
+    return k;
+}
 
 // What does not depend on how numbers are computed: memory and masks. C is the type of computation.
 template <class T, class C>
@@ -169,6 +175,34 @@ struct one_lane {
     static SMX_INLINE constexpr bool is_tiny(const vec&) { return false; }
     static SMX_INLINE constexpr vec where_tiny(const vec&, const vec&, const vec& otherwise) { return otherwise; }
     static SMX_INLINE constexpr vec scaled_product(const vec& a, const vec& b) { return a * b; }
+
+    // What the losses need.
+    static SMX_INLINE constexpr bool less_than(const vec& a, const vec& b) { return a < b; }
+    static SMX_INLINE constexpr some both(some p, some q) { return p && q; }
+    static SMX_INLINE constexpr some absent(const T* x, all) { return is_absent(vec{C(*x)}); }
+    static SMX_INLINE constexpr some absent(const T* x, some which) { return which && is_absent(vec{C(*x)}); }
+    static SMX_INLINE constexpr bool is_absent(const vec& x) { return x < zero() && !detail::is_finite(x); } // -inf
+    static SMX_INLINE constexpr vec half_distance(const vec& x, const vec& max) // (max - x) / 2
+    {
+        const vec half{C(C(1) / C(2))};
+        return is_absent(x) ? zero() : max * half - x * half;
+    }
+    static SMX_INLINE constexpr vec quarter() { return {C(C(1) / C(4))}; }
+    static SMX_INLINE constexpr bool is_large(const vec&) { return false; }
+    static SMX_INLINE constexpr vec reduced_unit() { return one(); }
+    // ((x - x_m) - (y - y_m)) / 4
+    static SMX_INLINE constexpr vec quarter_difference(const vec& x, const vec& x_m, const vec& y, const vec& y_m)
+    {
+        return (x * quarter() - x_m * quarter()) - (y * quarter() - y_m * quarter());
+    }
+    // e^-d - 1 + d, |d| <= 1: d^2/2 (1 - d/3 (1 - d/4 (1 - ...))), to 60 digits if need be
+    static SMX_INLINE constexpr vec exp_remainder(const vec& d)
+    {
+        vec series = one();
+        for (int k = std::is_same_v<C, double> ? 20 : 48; k > 2; --k)
+            series = one() - d * series / vec{C(k)};
+        return d * d / vec{C(2)} * series;
+    }
 };
 
 // Any scalar: its own arithmetic. wide is the scalar itself: that is as good as its type lets it be.
@@ -179,6 +213,8 @@ struct lane : one_lane<T, T> {
     using factor = vec;
     using far = lane;
     using brief = lane;
+    using precise = lane;
+    using weight = vec;
 
     struct sum {
         vec value;
@@ -188,6 +224,7 @@ struct lane : one_lane<T, T> {
         {
             value = value + ((a + b) + (c + d));
         }
+        SMX_INLINE constexpr void add_product(const vec& a, const vec& b) { add(a * b); }
         SMX_INLINE constexpr wide total() const { return value; }
     };
     using term_sum = sum;
@@ -244,6 +281,37 @@ struct lane : one_lane<T, T> {
     static SMX_INLINE constexpr vec narrow(const wide& a) { return a; }
     static SMX_INLINE constexpr wide quotient(const wide& a, const wide& b) { return a / b; }
     static SMX_INLINE constexpr vec scaled_minus(const wide& s, const vec& x, const wide& b) { return s * x - b; }
+
+    static SMX_INLINE constexpr vec surprise(const vec& x, const vec&, const shift& s, const wide& log1p_tail) // -log p
+    {
+        return vec{T(0)} - log_prob(x, s, log1p_tail);
+    }
+    static SMX_INLINE constexpr exp_scale<T> half_scale() { return {T(T(1) / T(2)), T(1)}; }
+    static SMX_INLINE constexpr vec distance(const vec& x, const shift& s) // max - x, 0 where that is not finite
+    {
+        if (is_absent(x, s))
+            return vec{T(0)};
+        const vec d = s.of(x);
+        return detail::is_finite(d) ? vec{T(0)} - d : vec{T(0)};
+    }
+    static SMX_INLINE constexpr wide with_largest(const wide& tail) { return tail + vec{T(1)}; }
+    static SMX_INLINE constexpr wide scaled_sum(const wide& sum) { return sum; }
+    static SMX_INLINE constexpr wide others(const wide& tail, const vec& e, bool) { return tail + (vec{T(1)} - e); }
+    static SMX_INLINE constexpr wide twice_plus_product(const wide& a, const wide& b, const wide& c)
+    {
+        return a + a + b * c;
+    }
+    static SMX_INLINE constexpr bool is_small(const wide&) { return false; }
+    static SMX_INLINE constexpr wide lifted_mean(const wide& mean) { return mean; }
+    static SMX_INLINE constexpr vec lifted(const vec& a) { return a; }
+    static SMX_INLINE constexpr vec lowered(const vec& a) { return a; }
+    static SMX_INLINE constexpr weight weight_of(const wide& mass, const wide& sum) { return mass / sum; }
+    static SMX_INLINE constexpr vec weigh(const vec& e, const weight& w, const vec& t) { return e * w - t; }
+    static SMX_INLINE constexpr vec root(const vec& e) { return e; }
+    static SMX_INLINE constexpr wide unreduced(const wide& a) { return a; }
+    static SMX_INLINE constexpr wide widen(const vec& a) { return a; }
+    static SMX_INLINE constexpr wide difference(const vec& a, const vec& b) { return a - b; }
+    static SMX_INLINE constexpr wide quarter_of_difference(const wide& a, const wide& b) { return (a - b) / vec{T(4)}; }
 
 private:
     static SMX_INLINE constexpr T exp_of(const T& x)
@@ -309,12 +377,15 @@ struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
     using factor = real;
     using far = lane;
     using brief = lane;
+    using precise = lane;
+    using weight = real;
 
     struct sum {
         real value;
         SMX_INLINE constexpr sum() : value{0} {}
         SMX_INLINE constexpr void add(real x) { value = value + x; }
         SMX_INLINE constexpr void add(real a, real b, real c, real d) { value = value + ((a + b) + (c + d)); }
+        SMX_INLINE constexpr void add_product(real a, real b) { add(a * b); }
         SMX_INLINE constexpr wide total() const { return value; }
     };
     using term_sum = sum;
@@ -355,6 +426,23 @@ struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
     static SMX_INLINE constexpr real less(real a, real b) { return a - b; }
     static SMX_INLINE constexpr real narrow(real a) { return a; }
     static SMX_INLINE constexpr real scaled_minus(real s, real x, real b) { return s * x - b; }
+
+    static SMX_INLINE constexpr real surprise(real x, real, const shift& s, wide log1p_tail) // -log p
+    {
+        return real{0} - log_prob(x, s, log1p_tail);
+    }
+    static SMX_INLINE constexpr real lifted(real a) { return a * power_of_two(lift); }
+    static SMX_INLINE constexpr real lowered(real a) { return a * power_of_two(-lift); }
+    static SMX_INLINE constexpr real distance(real x, const shift& s) // 0 where the term is
+    {
+        return x.value >= s.lowest.value || detail::is_nan(x) ? s.max - x : zero();
+    }
+    static SMX_INLINE constexpr weight weight_of(real mass, real sum) { return mass / sum; }
+    static SMX_INLINE constexpr real weigh(real e, weight w, real t) { return e * w - t; }
+    static SMX_INLINE constexpr real root(real e) { return e * power_of_two(-bias / 2); }
+    static SMX_INLINE constexpr wide unreduced(real a) { return a; }
+    static SMX_INLINE constexpr wide widen(real a) { return a; }
+    static SMX_INLINE constexpr wide difference(real a, real b) { return a - b; }
 };
 
 // double: sums and quotients as pairs.
@@ -363,6 +451,7 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     using factor = pair;
     using far = lane;
     using brief = lane;
+    using precise = lane;
 
     static SMX_INLINE constexpr real up() { return power_of_two(bias); }
     static SMX_INLINE constexpr real down() { return power_of_two(-bias); }
@@ -391,6 +480,7 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
             add(c);
             add(d);
         }
+        SMX_INLINE constexpr void add_product(real a, real b) { add(a * b); }
         SMX_INLINE constexpr wide total() const { return fast_two_sum(value.hi, value.lo); }
     };
     using term_sum = sum;
@@ -475,11 +565,48 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     {
         return (s.hi * x - b.hi) + (s.lo * x - b.lo);
     }
+
+    static SMX_INLINE constexpr real surprise(real x, real, const shift& s, wide log1p_tail) // -log p
+    {
+        return real{0} - log_prob(x, s, log1p_tail);
+    }
+    static SMX_INLINE constexpr real lifted(real a) { return a * power_of_two(lift); }
+    static SMX_INLINE constexpr real lowered(real a) { return a * power_of_two(-lift); }
+    static SMX_INLINE constexpr real distance(real x, const shift& s) // 0 where the term is
+    {
+        return x.value >= s.lowest.value || detail::is_nan(x) ? s.max - x : zero();
+    }
+    struct weight { // e weight - t; both times 2^900 where they may be subnormal
+        pair ratio;
+        real unit, inverse_unit;
+    };
+    static SMX_INLINE constexpr weight weight_of(pair mass, pair sum)
+    {
+        const int exponent = is_small(mass) ? 900 : 0;
+        const real unit = power_of_two(exponent);
+        return {pair{mass.hi * unit, mass.lo * unit} / sum, unit, power_of_two(-exponent)};
+    }
+    static SMX_INLINE constexpr real weigh(real e, const weight& w, real t)
+    {
+        return ((e * w.ratio.hi - t * w.unit) + e * w.ratio.lo) * w.inverse_unit;
+    }
+    static SMX_INLINE constexpr real root(real e) { return e * power_of_two(-bias / 2); }
+    static SMX_INLINE constexpr bool is_large(real quarter_difference) { return real{0x1p450} < quarter_difference; }
+    static SMX_INLINE constexpr real reduced_unit() { return power_of_two(-600); }
+    static SMX_INLINE constexpr wide widen(real a) { return {a, {0}}; }
+    static SMX_INLINE constexpr wide difference(real a, real b) { return two_sum(a, real{0} - b); }
+    static SMX_INLINE constexpr real quarter_difference(real x, real x_m, real y, real y_m)
+    {
+        const pair dx = two_sum(x * quarter(), real{0} - x_m * quarter());
+        const pair dy = two_sum(y * quarter(), real{0} - y_m * quarter());
+        return (dx.hi - dy.hi) + (dx.lo - dy.lo);
+    }
 };
 
 #include <smx/detail/row_kernels.inl>
 
 #include <smx/detail/batch_kernels.inl>
+#include <smx/detail/loss_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

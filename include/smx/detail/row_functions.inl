@@ -21,6 +21,13 @@ struct row_functions { // each is compiled when it is named
     static constexpr auto log_softmax_jvp_slices = slices_log_softmax_jvp<V>;
     static constexpr auto log_softmax_vjp_slices = slices_log_softmax_vjp<V>;
     static constexpr auto softmax_columns = columns_softmax<V>;
+    static constexpr auto cross_entropy = row_cross_entropy<V>;
+    static constexpr auto cross_entropy_gradient = row_cross_entropy_gradient<V>;
+    static constexpr auto cross_entropy_target = row_cross_entropy_target<V>;
+    static constexpr auto cross_entropy_target_gradient = row_cross_entropy_target_gradient<V>;
+    static constexpr auto entropy = row_entropy<V>;
+    static constexpr auto entropy_gradient = row_entropy_gradient<V>;
+    static constexpr auto kl_divergence = row_kl_divergence<typename V::precise>;
 };
 
 template <class V>

@@ -48,7 +48,7 @@ struct each_step {
     }
 };
 
-template <class V, class Pass, class Sum> // a pass that sums what term(i, inside) gives
+template <class V, class Pass, class Sum = typename V::sum> // a pass that sums what term(i, inside) gives
 struct each_term {
     Sum sum;
 

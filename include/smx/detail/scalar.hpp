@@ -6,7 +6,7 @@
 #include <cstddef>     // size_t
 #include <cstdint>     // int64_t, uint64_t
 #include <limits>      // numeric_limits
-#include <type_traits> // is_same_v
+#include <type_traits> // is_constant_evaluated, is_same_v
 
 #include <smx/detail/target.hpp>
 
@@ -102,6 +102,14 @@ struct pair {
     real hi, lo;
 };
 
+// A divisor out of a pair. Clang would divide pairs as vectors, and 0 / 0 of the low parts raises INVALID.
+SMX_INLINE constexpr real apart(real x)
+{
+    if (!std::is_constant_evaluated())
+        SMX_LAUNDER(x.value);
+    return x;
+}
+
 SMX_INLINE constexpr pair fast_two_sum(real a, real b) // |a| >= |b|
 {
     const real s = a + b;
@@ -137,7 +145,7 @@ SMX_INLINE constexpr pair operator*(pair a, pair b)
 
 SMX_INLINE constexpr pair operator/(pair a, pair b)
 {
-    const real q = a.hi / b.hi;
+    const real q = a.hi / apart(b.hi);
     const pair p = two_product(q, b.hi);
     return fast_two_sum(q, (((a.hi - p.hi) - p.lo) + a.lo - q * b.lo) / b.hi);
 }
@@ -221,6 +229,12 @@ inline constexpr exp_scale<float> unit_scale_of_floats = {
 inline constexpr exp_scale<double> unit_scale_of_doubles = {
     log2_e.hi.value, log2_e.lo.value, 1, 0, 1, 0x1p40, log2_e.hi.value, log2_e.lo.value, depth_of_doubles};
 
+inline constexpr exp_scale<float> half_scale_of_floats = { // temperature 2
+    0x1.715476p+0f, 0x1.4ae0cp-26f, 1, 0, 0.5f, 0x1p17f, 0x1.715476p-1f, 0x1.4ae0cp-27f, 2 * depth_of_floats};
+inline constexpr exp_scale<double> half_scale_of_doubles = {
+    log2_e.hi.value,     log2_e.lo.value,     1, 0, 0.5, 0x1p41, log2_e.hi.value / 2,
+    log2_e.lo.value / 2, 2 * depth_of_doubles};
+
 // What every leaf does with sums and quotients, once a row. Terms are e^((x - max) / temperature) 2^bias, so that none
 // that counts is subnormal; the largest is 2^bias exactly.
 template <class T>
@@ -234,6 +248,7 @@ struct wide_arithmetic<float> {
 
     static SMX_INLINE constexpr real as_double(const float& x) { return {static_cast<double>(x)}; }
     static SMX_INLINE constexpr const exp_scale<float>& unit_scale() { return unit_scale_of_floats; }
+    static SMX_INLINE constexpr const exp_scale<float>& half_scale() { return half_scale_of_floats; }
 
     // T = below / 2^bias + ties - 1
     static SMX_INLINE constexpr wide tail(wide below, std::size_t ties)
@@ -245,6 +260,22 @@ struct wide_arithmetic<float> {
     static SMX_INLINE constexpr wide total(wide a, wide b) { return a + b; }
     static SMX_INLINE constexpr wide total_without(wide a, const float* b) { return a - as_double(*b); }
     static SMX_INLINE constexpr wide quotient(wide a, wide b) { return a / b; }
+
+    // The losses. T + 1, and that in units of the terms; T + 1 - e: the sum of all terms but e.
+    static SMX_INLINE constexpr wide with_largest(wide tail) { return tail + real{1}; }
+    static SMX_INLINE constexpr wide scaled_sum(wide sum) { return sum * power_of_two(bias); }
+    static SMX_INLINE constexpr wide others(wide tail, real e, bool is_largest)
+    {
+        return is_largest ? tail : tail + (real{1} - e * power_of_two(-bias));
+    }
+    static SMX_INLINE constexpr wide twice_plus_product(wide a, wide b, wide c) { return a + a + b * c; }
+    static SMX_INLINE constexpr wide quarter_of_difference(wide a, wide b) { return (a - b) * real{0.25}; }
+    static SMX_INLINE constexpr bool is_small(wide) { return false; } // no product of two floats is subnormal
+    static constexpr int lift = 40; // a mean of terms is kept times 2^lift where it may be subnormal
+    static SMX_INLINE constexpr wide lifted_mean(wide mean_of_terms)
+    {
+        return mean_of_terms * power_of_two(lift - bias);
+    }
 };
 
 template <>
@@ -254,6 +285,7 @@ struct wide_arithmetic<double> {
     static constexpr double two_to_bias = 0x1p512, tiny = 0x1p-900;
 
     static SMX_INLINE constexpr const exp_scale<double>& unit_scale() { return unit_scale_of_doubles; }
+    static SMX_INLINE constexpr const exp_scale<double>& half_scale() { return half_scale_of_doubles; }
 
     static SMX_INLINE constexpr wide tail(wide below, std::size_t ties)
     {
@@ -269,7 +301,40 @@ struct wide_arithmetic<double> {
     static SMX_INLINE constexpr bool outweighs(real p, wide s) { return s.hi - p < p; }
     static SMX_INLINE constexpr wide total(wide a, wide b) { return (a + b.lo) + b.hi; }
     static SMX_INLINE constexpr wide total_without(wide a, const double* b) { return a + real{-*b}; }
-    static SMX_INLINE constexpr wide quotient(wide a, wide b) { return {a.hi / b.hi, {0}}; }
+    static SMX_INLINE constexpr wide quotient(wide a, wide b) { return {a.hi / apart(b.hi), {0}}; }
+
+    static SMX_INLINE constexpr wide with_largest(wide tail) { return tail + real{1}; }
+    static SMX_INLINE constexpr wide scaled_sum(wide sum)
+    {
+        return {sum.hi * power_of_two(bias), sum.lo * power_of_two(bias)};
+    }
+    static SMX_INLINE constexpr wide others(wide tail, real e, bool is_largest)
+    {
+        return is_largest ? tail : tail + (real{1} - e * power_of_two(-bias));
+    }
+    static SMX_INLINE constexpr wide twice_plus_product(wide a, wide b, wide c)
+    {
+        return {a.hi + a.hi + b.hi * c.hi, {0}};
+    }
+    static SMX_INLINE constexpr wide quarter_of_difference(wide a, wide b)
+    {
+        const wide d = total(a, {real{0} - b.hi, real{0} - b.lo});
+        return {d.hi * real{0.25}, d.lo * real{0.25}};
+    }
+    // sums of terms times large differences are taken times 2^-600; back from there
+    static SMX_INLINE constexpr wide unreduced(wide x)
+    {
+        return {x.hi * power_of_two(600 - bias), x.lo * power_of_two(600 - bias)};
+    }
+    static constexpr int lift = 100;
+    static SMX_INLINE constexpr wide lifted_mean(wide mean_of_terms)
+    {
+        return {mean_of_terms.hi * power_of_two(lift - bias), mean_of_terms.lo * power_of_two(lift - bias)};
+    }
+    static SMX_INLINE constexpr bool is_small(wide x) // products of which it is the sum may be subnormal
+    {
+        return x.hi < real{0x1p-400} && real{-0x1p-400} < x.hi;
+    }
 };
 
 // 2^(j/16) = power (1 + delta), and what adding to the bits of power multiplies by 2^bias, less j sixteenths in the field of
