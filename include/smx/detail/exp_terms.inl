@@ -24,6 +24,8 @@ struct rows<P, float> : P, wide_arithmetic<float> {
 
     static SMX_INLINE real lane(const vec& x) { return {static_cast<double>(P::lane0(x))}; }
     static SMX_INLINE vec narrow(wide x) { return P::set1(static_cast<float>(x.value)); }
+    static SMX_INLINE wide widen(const vec& x) { return lane(x); }
+    static SMX_INLINE vec lift(wide x) { return narrow(power_that_lifts(x, 126)); }
 
     // x c is exact to 2^-30 for |x| < 2^16 t and t not near the ends of the type
     static SMX_INLINE bool is_far(const vec& max, const exp_scale<float>& scale)
@@ -194,6 +196,8 @@ struct rows<P, double> : P, wide_arithmetic<double> {
     static SMX_INLINE real lane(const vec& x) { return {P::lane0(x)}; }
     static SMX_INLINE vec narrow(real x) { return P::set1(x.value); }
     static SMX_INLINE vec narrow(wide x) { return P::set1(x.hi.value); }
+    static SMX_INLINE wide widen(const vec& x) { return {lane(x), {0}}; }
+    static SMX_INLINE vec lift(wide x) { return narrow(power_that_lifts(x.hi, 1022)); }
 
     // x c is exact to 2^-60 for |x| < 2^40 t and t not near the ends of the type
     static SMX_INLINE bool is_far(const vec& max, const exp_scale<double>& scale)

@@ -194,6 +194,7 @@ struct floats {
         const __m256 sign = _mm256_set1_ps(-0.0f);
         return {_mm256_andnot_ps(sign, a.a), _mm256_andnot_ps(sign, a.b)};
     }
+    static SMX_INLINE vec root(const vec& a) { return {_mm256_sqrt_ps(a.a), _mm256_sqrt_ps(a.b)}; }
 
     // Of four vectors, pairs are added; then all in double.
     struct sum {
@@ -427,6 +428,7 @@ struct doubles {
         const __m256d sign = _mm256_set1_pd(-0.0);
         return {_mm256_andnot_pd(sign, a.a), _mm256_andnot_pd(sign, a.b)};
     }
+    static SMX_INLINE vec root(const vec& a) { return {_mm256_sqrt_pd(a.a), _mm256_sqrt_pd(a.b)}; }
 
     // Of four vectors, pairs are added; then all without error.
     struct sum {
@@ -544,6 +546,8 @@ using f32 = rows<floats, float>;
 using f64 = rows<doubles, double>;
 
 #include <smx/detail/row_kernels.inl>
+
+#include <smx/detail/operator_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

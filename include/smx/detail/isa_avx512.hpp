@@ -95,6 +95,7 @@ struct floats {
     }
 
     static SMX_INLINE vec abs(vec a) { return _mm512_abs_ps(a); }
+    static SMX_INLINE vec root(vec a) { return _mm512_maskz_sqrt_ps(0xffff, a); }
     static SMX_INLINE some less_than(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 
     // Of four vectors, pairs are added; then all in double.
@@ -246,6 +247,7 @@ struct doubles {
     }
 
     static SMX_INLINE vec abs(vec a) { return _mm512_abs_pd(a); }
+    static SMX_INLINE vec root(vec a) { return _mm512_maskz_sqrt_pd(ones, a); }
     static SMX_INLINE some less_than(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
 
     // Of four vectors, pairs are added; then all without error.
@@ -327,6 +329,8 @@ using f32 = rows<floats, float>;
 using f64 = rows<doubles, double>;
 
 #include <smx/detail/row_kernels.inl>
+
+#include <smx/detail/operator_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

@@ -2,7 +2,7 @@
 // isa_generic.hpp: V with one lane, for any scalar on any machine and in constant expressions: the reference.
 #pragma once
 
-#include <cmath>       // exp, log1p of long double
+#include <cmath>       // exp, log, log1p of long double; sqrt
 #include <cstddef>     // size_t
 #include <limits>      // numeric_limits
 #include <type_traits> // is_same_v, is_constant_evaluated
@@ -104,6 +104,44 @@ SMX_INLINE constexpr real power(int steps, real r, int bias)
 // The nearest integer to y <= 0, whatever the rounding mode.
 SMX_INLINE constexpr int nearest(real y) { return static_cast<int>(y.value - 0.5); }
 
+// sum of log x over positive x: the logarithm of their product 2^exponent mantissa, 1 <= mantissa < 2. Each factor adds one
+// rounding to an absolute error, where each log x would add one to a relative error of its own.
+struct log_of_product {
+    real mantissa;
+    std::int64_t exponent;
+
+    constexpr log_of_product() : mantissa{1}, exponent(0) {}
+    constexpr void add(real x)
+    {
+        if (x < real{0x1p-1000}) {
+            x = x * power_of_two(512);
+            exponent -= 512;
+        }
+        multiply(x);
+    }
+    constexpr pair total() const
+    {
+        constexpr pair ln2{{0x1.62e42ffp-1}, {-0x1.718432a1b0e26p-35}}; // hi has 33 bits
+        const real k{static_cast<double>(exponent)};
+        const pair log_mantissa = log1p({mantissa - real{1}, {0}});
+        return (pair{k * ln2.hi, {0}} + log_mantissa) + k * ln2.lo;
+    }
+
+private:
+    // NaN and infinity do not count as such: who has them knows
+    constexpr void multiply(real x)
+    {
+        const std::uint64_t bits = __builtin_bit_cast(std::uint64_t, x);
+        exponent += static_cast<std::int64_t>(bits >> 52) - 1023;
+        const std::uint64_t significand = (bits & 0xfffffffffffff) | 0x3ff0000000000000;
+        mantissa = mantissa * __builtin_bit_cast(real, significand);
+        if (!(mantissa < real{2})) {
+            mantissa = mantissa * real{0.5};
+            ++exponent;
+        }
+    }
+};
+
 // What does not depend on how numbers are computed: memory and masks. C is the type of computation.
 template <class T, class C>
 struct one_lane {
@@ -150,6 +188,13 @@ struct one_lane {
     static SMX_INLINE constexpr vec max(const vec& a, const vec& b) { return a < b ? b : a; }
     static SMX_INLINE constexpr vec reduce_max(const vec& a) { return a; }
     static SMX_INLINE constexpr vec abs(const vec& a) { return a < zero() ? zero() - a : a; }
+    static SMX_INLINE vec root(const vec& a)
+    {
+        if constexpr (std::is_floating_point_v<C>)
+            return {std::sqrt(a.value)};
+        else
+            return {C(sqrt(a.value))};
+    }
 
     // Products are tiny where they may be subnormal: here never, C being wider than T or of unknown range.
     static SMX_INLINE constexpr vec up() { return one(); }
@@ -229,6 +274,35 @@ struct lane : one_lane<T, T> {
     static SMX_INLINE constexpr vec narrow(const wide& a) { return a; }
     static SMX_INLINE constexpr wide quotient(const wide& a, const wide& b) { return a / b; }
     static SMX_INLINE constexpr vec scaled_minus(const wide& s, const vec& x, const wide& b) { return s * x - b; }
+    static SMX_INLINE constexpr wide widen(const vec& x) { return x; }
+    static SMX_INLINE constexpr wide wide_count(std::size_t k) { return {T(static_cast<int>(k))}; }
+    static SMX_INLINE constexpr bool is_zero(const wide& a) { return a == vec{T(0)}; }
+    static SMX_INLINE constexpr vec lift(const wide&) { return {T(1)}; }
+
+    struct log_sum {
+        vec value;
+        constexpr log_sum() : value{T(0)} {}
+        constexpr void add(const vec& x)
+        {
+            if constexpr (std::is_floating_point_v<T>)
+                value = value + vec{std::log(x.value)};
+            else
+                value = value + vec{T(log(x.value))};
+        }
+        constexpr wide total() const { return value; }
+    };
+    // about the square root of the rounding error of 1: a step that is smaller than this is the last one
+    static constexpr vec small_step()
+    {
+        const vec one{T(1)}, half = one / (one + one);
+        vec u = one, step = one;
+        for (int k = 0; k < 2000 && one < one + u; ++k) {
+            u = u * half;
+            if (k % 5 < 3) // 2^(-3 k / 5)
+                step = step * half;
+        }
+        return step;
+    }
 
 private:
     static SMX_INLINE constexpr T exp_of(const T& x)
@@ -337,6 +411,13 @@ struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
     static SMX_INLINE constexpr real less(real a, real b) { return a - b; }
     static SMX_INLINE constexpr real narrow(real a) { return a; }
     static SMX_INLINE constexpr real scaled_minus(real s, real x, real b) { return s * x - b; }
+    static SMX_INLINE constexpr real widen(real a) { return a; }
+    static SMX_INLINE constexpr real lift(real) { return one(); }
+
+    struct log_sum : log_of_product {
+        constexpr real total() const { return log_of_product::total().hi; }
+    };
+    static constexpr real small_step() { return {0x1p-30}; }
 };
 
 // double: sums and quotients as pairs.
@@ -450,6 +531,11 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     }
     static SMX_INLINE constexpr real less(real a, pair b) { return real{0} - minus(b, a); }
     static SMX_INLINE constexpr real narrow(pair a) { return a.hi; }
+    static SMX_INLINE constexpr pair widen(real a) { return {a, {0}}; }
+    static SMX_INLINE constexpr real lift(pair a) { return power_that_lifts(a.hi, 1022); }
+
+    using log_sum = log_of_product;
+    static constexpr real small_step() { return {0x1p-36}; }
     static SMX_INLINE constexpr real scaled_minus(pair s, real x, pair b)
     {
         return (s.hi * x - b.hi) + (s.lo * x - b.lo);
@@ -457,6 +543,8 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
 };
 
 #include <smx/detail/row_kernels.inl>
+
+#include <smx/detail/operator_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

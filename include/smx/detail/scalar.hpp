@@ -97,6 +97,13 @@ SMX_INLINE constexpr real power_of_two(int exponent)
     return __builtin_bit_cast(real, static_cast<std::uint64_t>(1023 + exponent) << 52);
 }
 
+// 2^k for which x 2^k is near 1, 0 <= k <= largest; x >= 0
+SMX_INLINE constexpr real power_that_lifts(real x, int largest)
+{
+    const int k = 1023 - static_cast<int>(__builtin_bit_cast(std::uint64_t, x) >> 52 & 0x7ff);
+    return power_of_two(k < 0 ? 0 : k < largest ? k : largest);
+}
+
 // hi + lo, |lo| <= ulp(hi) / 2: a number of 106 bits (Dekker 1971)
 struct pair {
     real hi, lo;
@@ -128,6 +135,14 @@ SMX_INLINE constexpr pair operator+(pair a, real b)
     const pair s = two_sum(a.hi, b);
     return fast_two_sum(s.hi, s.lo + a.lo);
 }
+
+SMX_INLINE constexpr pair operator+(pair a, pair b)
+{
+    const pair s = two_sum(a.hi, b.hi);
+    return fast_two_sum(s.hi, s.lo + (a.lo + b.lo));
+}
+
+SMX_INLINE constexpr pair operator-(pair a, pair b) { return a + pair{real{0} - b.hi, real{0} - b.lo}; }
 
 SMX_INLINE constexpr pair operator*(pair a, pair b)
 {
@@ -228,6 +243,8 @@ struct wide_arithmetic<float> {
     static SMX_INLINE constexpr wide total(wide a, wide b) { return a + b; }
     static SMX_INLINE constexpr wide total_without(wide a, const float* b) { return a - as_double(*b); }
     static SMX_INLINE constexpr wide quotient(wide a, wide b) { return a / b; }
+    static SMX_INLINE constexpr wide wide_count(std::size_t k) { return {static_cast<double>(k)}; }
+    static SMX_INLINE constexpr bool is_zero(wide a) { return a == real{0}; }
 };
 
 template <>
@@ -252,6 +269,27 @@ struct wide_arithmetic<double> {
     static SMX_INLINE constexpr wide total(wide a, wide b) { return (a + b.lo) + b.hi; }
     static SMX_INLINE constexpr wide total_without(wide a, const double* b) { return a + real{-*b}; }
     static SMX_INLINE constexpr wide quotient(wide a, wide b) { return {a.hi / b.hi, {0}}; }
+    static SMX_INLINE constexpr wide wide_count(std::size_t k) { return {{static_cast<double>(k)}, {0}}; }
+    static SMX_INLINE constexpr bool is_zero(wide a) { return a.hi == real{0}; }
+};
+
+// What a view of probabilities keeps of them: s = sum p, the sum without one largest entry, and where that is.
+template <class T>
+struct wide_of {
+    using type = number<T>;
+};
+template <>
+struct wide_of<float> {
+    using type = real;
+};
+template <>
+struct wide_of<double> {
+    using type = pair;
+};
+template <class T>
+struct row_totals {
+    typename wide_of<T>::type sum, rest;
+    std::size_t largest;
 };
 
 // 2^(j/16) as hi + lo, by tests/coefficients.sollya
