@@ -111,7 +111,7 @@ public:
         requires std::same_as<scalar_of<Out>, T>
     SMX_INLINE constexpr void diagonal(Out&& out) const
     {
-        const auto o = argument_of("out", out);
+        const auto o = output_of("out", out);
         detail::check_output("jacobian_view::diagonal", o, probs());
         if (std::is_constant_evaluated())
             detail::generic::row_jacobian_diagonal<one_lane>(p_, n_, totals_, o.data);
@@ -151,8 +151,8 @@ public:
         requires same_scalar<std::span<const T>, V, Out> && same_extent<V, Out>
     SMX_INLINE constexpr void apply(const V& v, Out&& out) const
     {
-        const auto in = argument_of("v", v);
-        const auto o = argument_of("out", out);
+        const auto in = input_of("v", v);
+        const auto o = output_of("out", out);
         detail::check_product("jacobian_view::apply", in, o, probs());
         if (std::is_constant_evaluated())
             detail::generic::row_softmax_jvp<one_lane>(p_, in.data, o.data, n_);
@@ -171,8 +171,8 @@ public:
         requires same_scalar<std::span<const T>, B, X> && same_extent<B, X>
     SMX_INLINE constexpr void solve_shifted(const T& shift, const B& b, X&& x) const
     {
-        const auto in = argument_of("b", b);
-        const auto o = argument_of("x", x);
+        const auto in = input_of("b", b);
+        const auto o = output_of("x", x);
         detail::check_product("jacobian_view::solve_shifted", in, o, probs());
         detail::check_shift("jacobian_view::solve_shifted", &shift);
         if (std::is_constant_evaluated())
@@ -192,8 +192,8 @@ public:
         requires same_scalar<std::span<const T>, B, X> && same_extent<B, X>
     SMX_INLINE void pseudo_inverse(const B& b, X&& x) const
     {
-        const auto in = argument_of("b", b);
-        const auto o = argument_of("x", x);
+        const auto in = input_of("b", b);
+        const auto o = output_of("x", x);
         detail::check_product("jacobian_view::pseudo_inverse", in, o, probs());
         detail::fastest<T>([](auto rows) { return rows.pseudo_inverse; })(p_, in.data, o.data, n_, totals_);
     }
@@ -207,8 +207,8 @@ public:
         requires same_scalar<std::span<const T>, Z, Out> && same_extent<Z, Out>
     SMX_INLINE void factor_apply(const Z& z, Out&& out) const
     {
-        const auto in = argument_of("z", z);
-        const auto o = argument_of("out", out);
+        const auto in = input_of("z", z);
+        const auto o = output_of("out", out);
         detail::check_product("jacobian_view::factor_apply", in, o, probs());
         detail::fastest<T>([](auto rows) { return rows.factor_apply; })(p_, in.data, o.data, n_, totals_);
     }
@@ -221,8 +221,8 @@ public:
         requires same_scalar<std::span<const T>, V, Out> && same_extent<V, Out>
     SMX_INLINE void factor_apply_transposed(const V& v, Out&& out) const
     {
-        const auto in = argument_of("v", v);
-        const auto o = argument_of("out", out);
+        const auto in = input_of("v", v);
+        const auto o = output_of("out", out);
         detail::check_product("jacobian_view::factor_apply_transposed", in, o, probs());
         detail::fastest<T>([](auto rows) { return rows.factor_apply_transposed; })(p_, in.data, o.data, n_);
     }
@@ -241,8 +241,8 @@ public:
     SMX_INLINE void ldl(Tails&& tails, Pivots&& pivots) const
     {
         const char* const function = "jacobian_view::ldl";
-        const auto t = argument_of("tails", tails);
-        const auto d = argument_of("pivots", pivots);
+        const auto t = output_of("tails", tails);
+        const auto d = output_of("pivots", pivots);
         detail::check_output(function, t, probs());
         detail::check_output(function, d, probs());
         detail::check_apart(function, d, t);
@@ -262,8 +262,8 @@ public:
     SMX_INLINE void congruence(const S& sigma, Out&& out) const
     {
         const char* const function = "jacobian_view::congruence";
-        const auto in = argument_of("sigma", sigma);
-        const auto o = argument_of("out", out);
+        const auto in = input_of("sigma", sigma);
+        const auto o = output_of("out", out);
         detail::check_square(function, in.name, in.size, "probs", n_);
         detail::check_square(function, o.name, o.size, "probs", n_);
         detail::check_apart(function, o, probs());
@@ -308,7 +308,7 @@ public:
         requires std::same_as<scalar_of<Out>, T>
     SMX_INLINE void eigenvalues(Out&& out) const
     {
-        const auto o = argument_of("out", out);
+        const auto o = output_of("out", out);
         detail::check_output("jacobian_view::eigenvalues", o, probs());
         detail::generic::row_eigenvalues<one_lane>(p_, n_, totals_, o.data);
     }
@@ -330,10 +330,14 @@ private:
     SMX_INLINE constexpr detail::argument<const T> probs() const { return {"probs", p_, n_}; }
 
     template <class Row>
-    static SMX_INLINE constexpr auto argument_of(const char* name, Row&& row)
+    static SMX_INLINE constexpr detail::argument<const T> input_of(const char* name, const Row& row)
     {
-        return detail::argument<std::remove_pointer_t<decltype(detail::data_of(row))>>{name, detail::data_of(row),
-                                                                                       detail::size_of(row)};
+        return {name, detail::data_of(row), detail::size_of(row)};
+    }
+    template <class Row>
+    static SMX_INLINE constexpr detail::argument<T> output_of(const char* name, Row& row)
+    {
+        return {name, detail::data_of(row), detail::size_of(row)};
     }
 
     const T* p_;

@@ -465,13 +465,15 @@ constexpr void row_log_pseudo_determinant(const typename V::scalar* p, std::size
     V::store(out, V::first(1), V::narrow(logs.total() + V::wide_count(k - 2) * log_s.total()));
 }
 
-// f(mu) = sum_i p_i / (s p_i - mu) at mu = s origin + tau: its value, and its slope from the poles up to lower and from those
-// above. p, lower, origin and tau in units of 1 / unit.
+// f(mu) = sum_i p_i / (s p_i - mu) between two neighbouring poles, from which mu is alpha and beta away; and the weights
+// that the two poles need alone for the slopes of f: sum p_i (alpha / (s p_i - mu))^2 over the poles up to the lower one,
+// sum p_i (beta / (s p_i - mu))^2 over those from the upper one on.
 template <class V>
 struct secular_value {
-    typename V::vec f, below, above;
+    typename V::vec f, lower_weight, upper_weight;
 };
 
+// p and all lengths are in units of 1 / unit.
 template <class V>
 struct secular_row {
     const typename V::scalar* p;
@@ -481,7 +483,8 @@ struct secular_row {
 
     constexpr typename V::vec prob(std::size_t i) const { return V::broadcast(p + i) * unit; }
 
-    constexpr secular_value<V> at(const typename V::vec& origin, const typename V::vec& tau) const
+    constexpr secular_value<V> at(const typename V::vec& origin, const typename V::vec& tau,
+                                  const typename V::vec& alpha, const typename V::vec& beta) const
     {
         typename V::sum f;
         typename V::vec below = V::zero(), above = V::zero();
@@ -489,36 +492,31 @@ struct secular_row {
             const typename V::vec weight = prob(i);
             if (weight == V::zero())
                 continue;
-            const typename V::vec inverse = V::one() / (s * (weight - origin) - tau), term = weight * inverse;
-            f.add(term);
+            const typename V::vec inverse = V::one() / (s * (weight - origin) - tau);
+            f.add(weight * inverse);
             if (lower < weight)
-                above = above + term * inverse;
+                above = above + weight * (beta * inverse * (beta * inverse));
             else
-                below = below + term * inverse;
+                below = below + weight * (alpha * inverse * (alpha * inverse));
         }
         return {V::narrow(f.total()), below, above};
     }
 };
 
-// The next iterate: the root of c + q / (alpha + eta) + r / (beta - eta), a pole at either end, with the slopes of f. alpha and
-// beta are the distances to the ends; all that is squared has no dimension.
+// The distance t of the root of c - q / t + r / (gap - t), q and r the weights of the nearer and the farther pole:
+// c y^2 - (c + (q + r) / gap) y + q / gap = 0, y = t / gap. Of the two roots, the one of which nothing cancels.
 template <class V>
-constexpr typename V::vec secular_step(const secular_value<V>& at, const typename V::vec& alpha,
-                                       const typename V::vec& beta)
+constexpr typename V::vec distance_of_root(const typename V::vec& c, const typename V::vec& q, const typename V::vec& r,
+                                           const typename V::vec& gap)
 {
     using vec = typename V::vec;
-    const bool first = alpha < beta;
-    const vec near = first ? alpha : beta, far = first ? beta : alpha;
-    const vec two = V::one() + V::one();
-    const vec c = (at.f + at.below * alpha - at.above * beta) * (near / far);
-    const vec b = at.f * ((beta - alpha) / far) + (at.below + at.above) * near;
-    const vec root = V::root(V::abs(b * b + two * two * at.f * c));
-    if (V::zero() < b)
-        return V::zero() - two * at.f / (b + root) * near;
-    return (b - root) / (two * c) * near;
+    const vec two = V::one() + V::one(), b = c + (q + r) / gap;
+    const vec root = V::root(V::abs(b * b - two * two * c * (q / gap)));
+    return V::zero() < b ? two * q / (b + root) : (b - root) / (two * c) * gap;
 }
 
-// The root between two neighbouring poles: origin, the nearer of the two, and tau, relative to which nothing cancels.
+// The root between two neighbouring poles: origin, the nearer of the two, and tau, relative to which nothing cancels. Each
+// step takes the poles below as one, and those above.
 template <class V>
 struct secular_root {
     typename V::vec origin, tau;
@@ -528,25 +526,26 @@ template <class V>
 constexpr secular_root<V> root_between(const secular_row<V>& row)
 {
     using vec = typename V::vec;
-    const vec half = V::one() / (V::one() + V::one()), gap = row.s * (row.upper - row.lower), step = V::small_step();
-    secular_value<V> value = row.at(row.lower, gap * half);
-    const bool in_upper_half = value.f < V::zero();
-    const vec origin = in_upper_half ? row.upper : row.lower;
-    vec low = in_upper_half ? V::zero() - gap * half : V::zero(), high = in_upper_half ? V::zero() : gap * half;
-    vec tau = in_upper_half ? low : high;
+    const vec zero = V::zero(), half = V::one() / (V::one() + V::one()), gap = row.s * (row.upper - row.lower);
+    const vec small_step = V::small_step();
+    vec near = gap * half, far = near, shortest = zero, longest = near; // distances to the nearer and the farther pole
+    secular_value<V> value = row.at(row.lower, near, near, far);
+    const bool from_upper = value.f < zero;
+    const vec origin = from_upper ? row.upper : row.lower;
     for (int steps = 1; steps < 60; ++steps) {
-        if (value.f < V::zero())
-            low = tau;
-        else
-            high = tau;
-        const vec eta = secular_step<V>(value, tau - row.s * (row.lower - origin), row.s * (row.upper - origin) - tau);
-        const vec before = tau, next = tau + eta;
-        tau = low < next && next < high ? next : (low + high) * half;
-        if (!(step * V::abs(tau) < V::abs(tau - before)))
+        const vec q = from_upper ? value.upper_weight : value.lower_weight;
+        const vec r = from_upper ? value.lower_weight : value.upper_weight;
+        const vec f = from_upper ? zero - value.f : value.f; // grows with the distance
+        (f < zero ? shortest : longest) = near;
+        const vec next = distance_of_root<V>(f + q / near - r / far, q, r, gap);
+        const bool is_last = V::abs(next - near) < small_step * near; // the error of next is about its square
+        near = is_last || (shortest < next && next < longest) ? next : (shortest + longest) * half;
+        if (is_last)
             break;
-        value = row.at(origin, tau);
+        far = gap - near;
+        value = from_upper ? row.at(origin, zero - near, far, near) : row.at(origin, near, near, far);
     }
-    return {origin, tau};
+    return {origin, from_upper ? zero - near : near};
 }
 
 // One step of Newton on f in the wider arithmetic.
