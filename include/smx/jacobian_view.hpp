@@ -32,6 +32,14 @@ concept viewable_row = readable_row<R> && (std::is_lvalue_reference_v<R> || std:
 
 namespace detail {
 
+// its scalar, if R can be viewed: Clang looks at what a deduction guide gives before it looks at the constraint
+template <class R>
+struct viewed {};
+template <viewable_row R>
+struct viewed<R> {
+    using scalar = scalar_of<R>;
+};
+
 // a result by value, that may be NaN under -ffinite-math-only
 template <class T>
 SMX_INLINE constexpr T laundered(T result)
@@ -346,6 +354,6 @@ private:
 };
 
 template <viewable_row Probs>
-jacobian_view(Probs&& probs) -> jacobian_view<scalar_of<Probs>>;
+jacobian_view(Probs&& probs) -> jacobian_view<typename detail::viewed<Probs>::scalar>;
 
 } // namespace smx

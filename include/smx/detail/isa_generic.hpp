@@ -291,18 +291,7 @@ struct lane : one_lane<T, T> {
         }
         constexpr wide total() const { return value; }
     };
-    // about the square root of the rounding error of 1: a step that is smaller than this is the last one
-    static constexpr vec small_step()
-    {
-        const vec one{T(1)}, half = one / (one + one);
-        vec u = one, step = one;
-        for (int k = 0; k < 2000 && one < one + u; ++k) {
-            u = u * half;
-            if (k % 5 < 3) // 2^(-3 k / 5)
-                step = step * half;
-        }
-        return step;
-    }
+    static constexpr vec small_step() { return {T(0)}; } // steps go on until they do not shrink
 
 private:
     static SMX_INLINE constexpr T exp_of(const T& x)

@@ -527,8 +527,8 @@ constexpr secular_root<V> root_between(const secular_row<V>& row)
 {
     using vec = typename V::vec;
     const vec zero = V::zero(), half = V::one() / (V::one() + V::one()), gap = row.s * (row.upper - row.lower);
-    const vec small_step = V::small_step();
-    vec near = gap * half, far = near, shortest = zero, longest = near; // distances to the nearer and the farther pole
+    vec near = gap * half, far = near, shortest = zero, longest = near, change = near; // distances to the poles
+    const vec eighth = half * half * half, rough = eighth * eighth * eighth * eighth;
     secular_value<V> value = row.at(row.lower, near, near, far);
     const bool from_upper = value.f < zero;
     const vec origin = from_upper ? row.upper : row.lower;
@@ -537,10 +537,15 @@ constexpr secular_root<V> root_between(const secular_row<V>& row)
         const vec r = from_upper ? value.lower_weight : value.upper_weight;
         const vec f = from_upper ? zero - value.f : value.f; // grows with the distance
         (f < zero ? shortest : longest) = near;
-        const vec next = distance_of_root<V>(f + q / near - r / far, q, r, gap);
-        const bool is_last = V::abs(next - near) < small_step * near; // the error of next is about its square
-        near = is_last || (shortest < next && next < longest) ? next : (shortest + longest) * half;
-        if (is_last)
+        const vec next = distance_of_root<V>(f + q / near - r / far, q, r, gap), before = change;
+        change = V::abs(next - near);
+        // A small step leaves an error of about its square; a small one that does not shrink is rounding.
+        const bool is_small = !(V::small_step() * near < change) || (before < change + change && change < rough * near);
+        if (shortest < next && next < longest)
+            near = next;
+        else if (!is_small)
+            near = (shortest + longest) * half;
+        if (is_small)
             break;
         far = gap - near;
         value = from_upper ? row.at(origin, zero - near, far, near) : row.at(origin, near, near, far);
