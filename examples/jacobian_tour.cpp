@@ -71,21 +71,21 @@ exact_vector dense_eigenvalues(matrix a)
                 const real theta = (a(q, q) - a(p, p)) / (2 * a(p, q));
                 const real t = (theta < 0 ? -1 : 1) / (std::fabs(theta) + std::sqrt(theta * theta + 1));
                 const real c = 1 / std::sqrt(t * t + 1), s = t * c;
-                matrix r{a.n}, rt{a.n};
+                const auto rotate = [c, s](real& x, real& y) {
+                    const real before = x;
+                    x = c * before - s * y;
+                    y = s * before + c * y;
+                };
                 for (std::size_t k = 0; k < a.n; ++k)
-                    r(k, k) = rt(k, k) = k == p || k == q ? c : 1;
-                r(p, q) = rt(q, p) = s;
-                r(q, p) = rt(p, q) = -s;
-                a = rt * a * r;
+                    rotate(a(k, p), a(k, q));
+                for (std::size_t k = 0; k < a.n; ++k)
+                    rotate(a(p, k), a(q, k));
             }
-    exact_vector mu(a.n);
+    exact_vector mu;
     for (std::size_t i = 0; i < a.n; ++i)
-        mu[i] = a(i, i);
-    std::sort(mu.begin(), mu.end());
+        mu.insert(std::upper_bound(mu.begin(), mu.end(), a(i, i)), a(i, i));
     return mu;
 }
-
-// ---- The lines
 
 bool all_right = true;
 
@@ -140,9 +140,9 @@ void tour(const vector& logits)
          exact_vector(v.begin(), v.end()), 1024);
     J.apply(v, x);
     J.pseudo_inverse(x, back); // J^+ J v = v - mean(v)
-    exact_vector centred(v.begin(), v.end());
-    for (real& each : centred)
-        each -= static_cast<real>(n + 1) / 2;
+    exact_vector centred(n);
+    for (std::size_t i = 0; i < n; ++i)
+        centred[i] = static_cast<real>(2 * i + 1) / 2 - static_cast<real>(n) / 2;
     const double least = *std::min_element(p.begin(), p.end());
     if (least > 0)
         line("pseudo_inverse", "J^+ J v = v - mean v", back, centred, 64 / least);
@@ -159,10 +159,8 @@ void tour(const vector& logits)
     const matrix product = L * Lt;
     line("ldl", "L diag(pivots) L^T = J", vector(product.a.begin(), product.a.end()), exact.a);
     J.congruence(sigma, covariance);
-    matrix jj = exact * exact;
-    for (real& each : jj.a)
-        each *= static_cast<real>(0.01);
-    line("congruence", "J Sigma J^T, covariance of softmax", covariance, jj.a);
+    line("congruence", "J Sigma J^T, covariance of softmax", covariance,
+         (exact * matrix{n, exact_vector(sigma.begin(), sigma.end())} * exact).a);
     const exact_vector mu = dense_eigenvalues(exact);
     J.eigenvalues(x);
     line("eigenvalues", "sum p_i / (p_i - mu) = 0", x, mu);
@@ -183,7 +181,7 @@ vector numbers(int count, char** texts)
         char* end = nullptr;
         out.push_back(std::strtod(texts[i], &end));
         if (end == texts[i] || *end != '\0' || !std::isfinite(out.back()))
-            throw std::invalid_argument("not a finite number: '" + std::string(texts[i]) + "'");
+            throw std::runtime_error("not a finite number: '" + std::string(texts[i]) + "'");
     }
     return out;
 }
