@@ -209,7 +209,8 @@ public:
     // factor_apply: B z, B = sqrt(s) D^1/2 (I - w w^T / s), B B^T = J: z normal gives a sample of N(0, J)
     //
     // Shapes   z [n], out [n]; out may be z
-    // Error    <= 16 u w_i (|z_i| + |z|), adversarial rows 32  [tests/jacobian_view.test.cpp: "factor_apply"]
+    // Error    <= 16 u w_i (|z_i| + |z|), adversarial rows 32  [tests/jacobian_view.test.cpp: "factor_apply"]; for n > 1000
+    //          |z| is the Euclidean norm: an entry of B z may be sqrt(n) times the maximum norm, and is rounded
     // Source   I - w w^T / s is a projection, so that B B^T = s D^1/2 (I - w w^T / s) D^1/2 = s D - p p^T
     template <readable_row Z, writable_row Out>
         requires same_scalar<std::span<const T>, Z, Out> && same_extent<Z, Out>
