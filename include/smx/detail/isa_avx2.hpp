@@ -54,6 +54,18 @@ SMX_INLINE __m256d max_or_second(__m256d least, __m256d x)
     return x;
 }
 
+// rounded once, with any flags: no compiler takes an estimate of the reciprocal instead
+SMX_INLINE __m256 square_root(__m256 x)
+{
+    __asm__("vsqrtps %0, %0" : "+x"(x));
+    return x;
+}
+SMX_INLINE __m256d square_root(__m256d x)
+{
+    __asm__("vsqrtpd %0, %0" : "+x"(x));
+    return x;
+}
+
 // 1 with 1/8 ulp more or less rounds to 1 in this mode only.
 SMX_INLINE bool current_mode_is_nearest()
 {
@@ -194,7 +206,7 @@ struct floats {
         const __m256 sign = _mm256_set1_ps(-0.0f);
         return {_mm256_andnot_ps(sign, a.a), _mm256_andnot_ps(sign, a.b)};
     }
-    static SMX_INLINE vec root(const vec& a) { return {_mm256_sqrt_ps(a.a), _mm256_sqrt_ps(a.b)}; }
+    static SMX_INLINE vec root(const vec& a) { return {square_root(a.a), square_root(a.b)}; }
 
     // Of four vectors, pairs are added; then all in double.
     struct sum {
@@ -428,7 +440,7 @@ struct doubles {
         const __m256d sign = _mm256_set1_pd(-0.0);
         return {_mm256_andnot_pd(sign, a.a), _mm256_andnot_pd(sign, a.b)};
     }
-    static SMX_INLINE vec root(const vec& a) { return {_mm256_sqrt_pd(a.a), _mm256_sqrt_pd(a.b)}; }
+    static SMX_INLINE vec root(const vec& a) { return {square_root(a.a), square_root(a.b)}; }
 
     // Of four vectors, pairs are added; then all without error.
     struct sum {

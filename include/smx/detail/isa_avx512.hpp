@@ -95,7 +95,11 @@ struct floats {
     }
 
     static SMX_INLINE vec abs(vec a) { return _mm512_abs_ps(a); }
-    static SMX_INLINE vec root(vec a) { return _mm512_maskz_sqrt_ps(0xffff, a); }
+    static SMX_INLINE vec root(vec a) // no compiler takes an estimate of the reciprocal instead, with any flags
+    {
+        __asm__("vsqrtps %0, %0" : "+v"(a));
+        return a;
+    }
     static SMX_INLINE some less_than(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 
     // Of four vectors, pairs are added; then all in double.
@@ -247,7 +251,11 @@ struct doubles {
     }
 
     static SMX_INLINE vec abs(vec a) { return _mm512_abs_pd(a); }
-    static SMX_INLINE vec root(vec a) { return _mm512_maskz_sqrt_pd(ones, a); }
+    static SMX_INLINE vec root(vec a) // no compiler takes an estimate of the reciprocal instead, with any flags
+    {
+        __asm__("vsqrtpd %0, %0" : "+v"(a));
+        return a;
+    }
     static SMX_INLINE some less_than(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
 
     // Of four vectors, pairs are added; then all without error.

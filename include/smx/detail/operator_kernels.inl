@@ -171,8 +171,8 @@ constexpr void row_solve_shifted(const typename V::scalar* p, const typename V::
     shifted_sums_pass<V> sums(p, b, totals.sum, minus_shift);
     walk<V>(n, sums);
     const typename V::wide mass = sums.mass.total();
-    const typename V::vec mean =
-        V::is_zero(mass) ? V::zero() : V::product(V::narrow(V::quotient(sums.dot.total(), mass)), totals.sum);
+    const typename V::wide divisor = V::is_zero(mass) ? V::wide_count(1) : mass;
+    const typename V::vec mean = V::product(V::narrow(V::quotient(sums.dot.total(), divisor)), totals.sum);
     shifted_quotient_pass<V> quotients(p, b, x, totals.sum, minus_shift, mean / V::broadcast(shift));
     walk<V>(n, quotients);
 }
@@ -372,16 +372,16 @@ template <class V>
 constexpr void row_ldl(const typename V::scalar* p, std::size_t n, const row_totals<typename V::scalar>& totals,
                        typename V::scalar* tails, typename V::scalar* pivots)
 {
-    const typename V::vec s = V::narrow(totals.sum), zero = V::zero();
+    const typename V::vec s = V::narrow(totals.sum);
     typename V::wide tail = typename V::sum().total();
     for (std::size_t i = n; i-- > 0;) {
         const typename V::vec prob = V::broadcast(p + i), behind = V::narrow(tail);
         V::store(tails + i, V::first(1), behind);
         tail = V::total(tail, V::widen(prob));
-        const typename V::vec from = V::narrow(tail);
+        const typename V::vec from = V::is_zero(tail) ? V::one() : V::narrow(tail);
         // the larger of p_i and tails_i is at least half of their sum: only the last product may be subnormal
         const typename V::vec larger = V::max(prob, behind), smaller = prob < behind ? prob : behind;
-        V::store(pivots + i, V::first(1), from == zero ? zero : s * (larger / from) * smaller);
+        V::store(pivots + i, V::first(1), s * (larger / from) * smaller);
     }
 }
 
@@ -512,7 +512,8 @@ constexpr typename V::vec distance_of_root(const typename V::vec& c, const typen
     using vec = typename V::vec;
     const vec two = V::one() + V::one(), b = c + (q + r) / gap;
     const vec root = V::root(V::abs(b * b - two * two * c * (q / gap)));
-    return V::zero() < b ? two * q / (b + root) : (b - root) / (two * c) * gap;
+    const bool forward = V::zero() < b; // one division: a compiler may compute both of two
+    return (forward ? two * q : (b - root) * gap) / (forward ? b + root : two * c);
 }
 
 // The root between two neighbouring poles: origin, the nearer of the two, and tau, relative to which nothing cancels. Each
