@@ -40,9 +40,9 @@ struct viewed<R> {
     using scalar = scalar_of<R>;
 };
 
-// a result by value, that may be NaN under -ffinite-math-only
+// a result that may be NaN, also under -ffinite-math-only
 template <class T>
-SMX_INLINE constexpr T laundered(T result)
+SMX_INLINE constexpr T& laundered(T& result)
 {
     if constexpr (std::is_floating_point_v<T>)
         if (!std::is_constant_evaluated())
@@ -78,7 +78,8 @@ SMX_INLINE constexpr void check_product(const char* function, const argument<con
 //
 // Shapes   probs [n]; vectors [n]; J.size() is n. n = 0 and n = 1 are valid: J is then 0.
 // Special  p_i = 0: row and column i of J are 0, and no finite or infinite entry i of a vector is looked at but by
-//          solve_shifted, whose x_i is b_i / shift there. A NaN among probs reaches every result.
+//          solve_shifted, whose x_i is b_i / shift there. A NaN among probs reaches every number and eigenvalue, and every
+//          entry of a vector where p_i > 0; of tails and pivots those before it.
 // Throws   std::invalid_argument, before anything is written: sizes differ, an output overlaps probs, an output partly
 //          overlaps an input (it may be the input, but for congruence), two outputs overlap, i or j not below n, shift
 //          not in (0, inf)
