@@ -521,14 +521,20 @@ TEMPLATE_TEST_CASE("solve_shifted: a small backward error for every shift", "[ja
         for (const double s : {1e-30, 1e-12, 1e-6, 1e-3, 1.0, 1e6}) {
             const T shift = static_cast<T>(s);
             ++turn;
-            for (const row<T>& b : vectors<T>(seed_of_all + x.k, n))
+            std::vector<row<T>> right_sides = vectors<T>(seed_of_all + x.k, n);
+            right_sides.push_back(right_sides[0]);
+            for (T& each : right_sides.back()) // products with it are subnormal
+                each *= static_cast<T>(std::is_same_v<T, float> ? 1e-38 : 1e-308);
+            for (const row<T>& b : right_sides)
                 for (const level<T>& by : levels<T>()) {
                     if (n > 20 && turn++ % 3 != 0)
                         continue; // the oracle is slow
                     row<T> solution(n);
                     by.solve_shifted(x.p, shift, b, solution);
                     const auto error = exact.backward_error(wide<T>(shift), widened(b), widened(solution));
-                    const auto after_rounding = error.value - metric::subnormal_step<T>() / wide<T>(2);
+                    // half a subnormal step of b, and of x times a norm of at most 1 + shift
+                    const auto after_rounding =
+                        error.value - (wide<T>(2) + wide<T>(shift)) * metric::subnormal_step<T>() / wide<T>(2);
                     judge(solve_bound, x, by,
                           after_rounding > wide<T>(0) ? metric::as_double(after_rounding / unit_of<T>(error.scale))
                                                       : 0);

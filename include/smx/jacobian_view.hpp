@@ -211,7 +211,8 @@ public:
     //
     // Shapes   z [n], out [n]; out may be z
     // Error    <= 16 u w_i (|z_i| + |z|), adversarial rows 32  [tests/jacobian_view.test.cpp: "factor_apply"]; for n > 1000
-    //          |z| is the Euclidean norm: an entry of B z may be sqrt(n) times the maximum norm, and is rounded
+    //          |z| is the Euclidean norm: an entry of B z may be sqrt(n) times the maximum norm, and is rounded. For
+    //          max|z| above 1e-30 (float), 1e-290 (double).
     // Source   I - w w^T / s is a projection, so that B B^T = s D^1/2 (I - w w^T / s) D^1/2 = s D - p p^T
     template <readable_row Z, writable_row Out>
         requires same_scalar<std::span<const T>, Z, Out> && same_extent<Z, Out>
@@ -226,7 +227,8 @@ public:
     // factor_apply_transposed: B^T v = w o (s v - <p, v>) / sqrt(s)
     //
     // Shapes   v [n], out [n]; out may be v
-    // Error    <= 16 u w_m (|v_i| + |v|), adversarial rows 32  [tests/jacobian_view.test.cpp: "factor_apply_transposed"]
+    // Error    <= 16 u w_m (|v_i| + |v|), adversarial rows 32  [tests/jacobian_view.test.cpp: "factor_apply_transposed"];
+    //          for max|v| as factor_apply
     template <readable_row V, writable_row Out>
         requires same_scalar<std::span<const T>, V, Out> && same_extent<V, Out>
     SMX_INLINE void factor_apply_transposed(const V& v, Out&& out) const

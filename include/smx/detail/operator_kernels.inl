@@ -113,52 +113,104 @@ constexpr void row_frobenius_norm(const typename V::scalar* p, std::size_t n,
 
 // ---- solves ---------------------------------------------------------------------------------------------------------
 
-// d_i = s p_i + shift; the sums of p_i / d_i and of p_i b_i / d_i
+// d_i = s p_i + shift; b times unit, so that no product that counts is subnormal
 template <class V>
-struct shifted_sums_pass : each_step<V, shifted_sums_pass<V>> {
+struct shifted_row {
     const typename V::scalar* p;
     const typename V::scalar* b;
     typename V::wide s, minus_shift;
+    typename V::vec unit, inverse_unit;
+
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec prob(std::size_t i, Inside inside) const
+    {
+        return V::load(p + i, inside, V::zero());
+    }
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec right_side(std::size_t i, Inside inside) const
+    {
+        return V::load(b + i, inside, V::zero()) * unit;
+    }
+    SMX_INLINE constexpr typename V::vec diagonal(const typename V::vec& prob) const
+    {
+        return V::scaled_minus(s, prob, minus_shift);
+    }
+};
+
+// the sums of p_i / d_i and of p_i b_i / d_i
+template <class V>
+struct shifted_sums_pass : each_step<V, shifted_sums_pass<V>> {
+    shifted_row<V> row;
     typename V::sum mass, dot;
 
-    SMX_INLINE constexpr shifted_sums_pass(const typename V::scalar* p_, const typename V::scalar* b_,
-                                           const typename V::wide& s_, const typename V::wide& minus_shift_)
-        : p(p_), b(b_), s(s_), minus_shift(minus_shift_), mass(), dot()
-    {
-    }
+    explicit SMX_INLINE constexpr shifted_sums_pass(const shifted_row<V>& row_) : row(row_), mass(), dot() {}
     template <class Inside>
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
     {
-        const typename V::vec prob = V::load(p + i, inside, V::zero());
-        const typename V::vec share = prob / V::scaled_minus(s, prob, minus_shift);
+        const typename V::vec prob = row.prob(i, inside), share = prob / row.diagonal(prob);
         mass.add(share);
-        dot.add(V::where_nonzero(prob, share * V::load(b + i, inside, V::zero())));
+        dot.add(V::where_nonzero(prob, share * row.right_side(i, inside)));
     }
 };
 
 // x_i = (b_i + k p_i) / d_i
 template <class V>
 struct shifted_quotient_pass : each_step<V, shifted_quotient_pass<V>> {
-    const typename V::scalar* p;
-    const typename V::scalar* b;
+    shifted_row<V> row;
     typename V::scalar* x;
-    typename V::wide s, minus_shift;
     typename V::vec k;
 
-    SMX_INLINE constexpr shifted_quotient_pass(const typename V::scalar* p_, const typename V::scalar* b_,
-                                               typename V::scalar* x_, const typename V::wide& s_,
-                                               const typename V::wide& minus_shift_, const typename V::vec& k_)
-        : p(p_), b(b_), x(x_), s(s_), minus_shift(minus_shift_), k(k_)
+    SMX_INLINE constexpr shifted_quotient_pass(const shifted_row<V>& row_, typename V::scalar* x_,
+                                               const typename V::vec& k_)
+        : row(row_), x(x_), k(k_)
     {
     }
     template <class Inside>
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
     {
-        const typename V::vec prob = V::load(p + i, inside, V::zero());
-        const typename V::vec numerator = V::load(b + i, inside, V::zero()) + V::where_nonzero(prob, k * prob);
-        V::store(x + i, inside, numerator / V::scaled_minus(s, prob, minus_shift));
+        const typename V::vec prob = row.prob(i, inside);
+        const typename V::vec numerator = row.right_side(i, inside) + V::where_nonzero(prob, k * prob);
+        V::store(x + i, inside, numerator / row.diagonal(prob) * row.inverse_unit);
     }
 };
+
+// max |b_i|
+template <class V>
+struct magnitude_pass : each_step<V, magnitude_pass<V>> {
+    const typename V::scalar* b;
+    typename V::vec best;
+
+    explicit SMX_INLINE constexpr magnitude_pass(const typename V::scalar* b_) : b(b_), best(V::zero()) {}
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
+    {
+        best = V::max(best, V::abs(V::load(b + i, inside, V::zero())));
+    }
+};
+
+template <class V>
+constexpr bool is_tiny_row(const typename V::scalar* b, std::size_t n)
+{
+    magnitude_pass<V> pass(b);
+    walk<V, true>(n, pass);
+    return V::is_tiny(V::reduce_max(pass.best));
+}
+
+template <class V, bool rare>
+SMX_INLINE constexpr shifted_sums_pass<V> shifted_sums(const shifted_row<V>& row, std::size_t n)
+{
+    shifted_sums_pass<V> sums(row);
+    walk<V, rare>(n, sums);
+    return sums;
+}
+
+template <class V>
+constexpr shifted_sums_pass<V> scaled_shifted_sums(shifted_row<V> row, std::size_t n)
+{
+    row.unit = V::up();
+    row.inverse_unit = V::down();
+    return shifted_sums<V, true>(row, n);
+}
 
 // (J + shift I) x = b: d_i x_i = b_i + p_i k with k = <p, x> = s <p, b / d> / (shift sum(p / d)): the denominator of Sherman
 // and Morrison, 1 - sum p^2 / d, without its cancellation
@@ -168,12 +220,14 @@ constexpr void row_solve_shifted(const typename V::scalar* p, const typename V::
                                  const typename V::scalar* shift)
 {
     const typename V::wide minus_shift = V::widen(V::zero() - V::broadcast(shift));
-    shifted_sums_pass<V> sums(p, b, totals.sum, minus_shift);
-    walk<V>(n, sums);
+    shifted_sums_pass<V> sums =
+        shifted_sums<V, false>(shifted_row<V>{p, b, totals.sum, minus_shift, V::one(), V::one()}, n);
+    if (V::is_tiny(V::narrow(sums.dot.total())) && is_tiny_row<V>(b, n))
+        sums = scaled_shifted_sums<V>(sums.row, n);
     const typename V::wide mass = sums.mass.total();
     const typename V::wide divisor = V::is_zero(mass) ? V::wide_count(1) : mass;
     const typename V::vec mean = V::product(V::narrow(V::quotient(sums.dot.total(), divisor)), totals.sum);
-    shifted_quotient_pass<V> quotients(p, b, x, totals.sum, minus_shift, mean / V::broadcast(shift));
+    shifted_quotient_pass<V> quotients(sums.row, x, mean / V::broadcast(shift));
     walk<V>(n, quotients);
 }
 
@@ -377,7 +431,7 @@ constexpr void row_ldl(const typename V::scalar* p, std::size_t n, const row_tot
     for (std::size_t i = n; i-- > 0;) {
         const typename V::vec prob = V::broadcast(p + i), behind = V::narrow(tail);
         V::store(tails + i, V::first(1), behind);
-        tail = V::total(tail, V::widen(prob));
+        tail = tail + prob;
         const typename V::vec from = V::is_zero(tail) ? V::one() : V::narrow(tail);
         // the larger of p_i and tails_i is at least half of their sum: only the last product may be subnormal
         const typename V::vec larger = V::max(prob, behind), smaller = prob < behind ? prob : behind;
