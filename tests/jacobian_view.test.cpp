@@ -800,9 +800,10 @@ TEMPLATE_TEST_CASE("eigenvalues, largest_eigenvalue", "[jacobian_view]", float, 
 {
     using T = TestType;
     using W = wide<T>;
-    for_each_row<T>(40, [](const probability_row<T>& x) {
+    std::size_t turn = 0;
+    for_each_row<T>(40, [&](const probability_row<T>& x) {
         const std::size_t n = x.p.size();
-        if (n > 16 && x.k > 0)
+        if (n > 12 && turn++ % 5 != 0)
             return; // the oracle is slow
         const oracle::operator_of_row<T> exact(x.p.data(), n);
         const auto value = oracle::eigenvalues(exact.dense(), n);

@@ -227,7 +227,7 @@ public:
     // factor_apply_transposed: B^T v = w o (s v - <p, v>) / sqrt(s)
     //
     // Shapes   v [n], out [n]; out may be v
-    // Error    <= 16 u w_m (|v_i| + |v|), adversarial rows 32  [tests/jacobian_view.test.cpp: "factor_apply_transposed"];
+    // Error    <= 16 u w_m (|v_i| + |v|), adversarial rows 32  [tests/jacobian_view.test.cpp: "factor_apply"];
     //          for max|v| as factor_apply
     template <readable_row V, writable_row Out>
         requires same_scalar<std::span<const T>, V, Out> && same_extent<V, Out>
