@@ -16,19 +16,6 @@
 
 namespace smx {
 
-namespace detail {
-
-// A result that may be NaN or infinite, also where -ffinite-math-only would have it that it is not.
-template <class T>
-SMX_INLINE T laundered(T loss)
-{
-    if constexpr (std::is_floating_point_v<T>)
-        SMX_LAUNDER(loss);
-    return loss;
-}
-
-} // namespace detail
-
 // cross_entropy: -log p_y = (max - x_y) + log1p(T), T = sum_k e^{x_k - max} summed without its largest term; y the label
 //
 // Shapes   logits [n], 0 <= label < n

@@ -107,9 +107,7 @@ template <readable_row Logits>
     T result = T(0);
     detail::fastest<T>([](auto rows) { return rows.logsumexp; })(detail::data_of(logits), detail::size_of(logits),
                                                                  &result);
-    if constexpr (std::is_floating_point_v<T>)
-        SMX_LAUNDER(result);
-    return result;
+    return detail::laundered(result);
 }
 
 // logaddexp: log(e^a + e^b) = logsumexp of the two

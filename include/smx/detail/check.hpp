@@ -8,7 +8,7 @@
 #include <cstdlib>     // abort
 #include <limits>      // numeric_limits
 #include <stdexcept>   // invalid_argument
-#include <type_traits> // conditional_t
+#include <type_traits> // conditional_t, is_constant_evaluated
 
 #include <smx/detail/scalar.hpp>
 #include <smx/detail/target.hpp>
@@ -107,6 +107,37 @@ namespace { // every unit has its own copy, compiled with its own flags
     refuse(message);
 }
 
+[[noreturn]] SMX_COLD void refuse_square(const char* function, const char* name, std::size_t size, const char* other,
+                                         std::size_t n)
+{
+    char message[256];
+    if (n != 0 && n > std::numeric_limits<std::size_t>::max() / n)
+        std::snprintf(message, sizeof message, "smx::%s: %s has %zu elements, %s has %zu: n * n overflows", function,
+                      name, size, other, n);
+    else
+        std::snprintf(message, sizeof message, "smx::%s: %s has %zu elements, %s has %zu: n * n is %zu", function, name,
+                      size, other, n, n * n);
+    refuse(message);
+}
+
+[[noreturn]] SMX_COLD void refuse_touch(const char* function, const char* name, std::size_t size, const char* other,
+                                        std::size_t other_size)
+{
+    char message[256];
+    std::snprintf(message, sizeof message, "smx::%s: %s (%zu elements) must not overlap %s (%zu elements)", function,
+                  name, size, other, other_size);
+    refuse(message);
+}
+
+[[noreturn]] SMX_COLD void refuse_index(const char* function, const char* name, std::size_t index, const char* other,
+                                        std::size_t size)
+{
+    char message[256];
+    std::snprintf(message, sizeof message, "smx::%s: %s is %zu, %s has %zu elements", function, name, index, other,
+                  size);
+    refuse(message);
+}
+
 [[noreturn]] SMX_COLD void refuse_overlap(const char* function, const char* name, std::size_t size, const char* other,
                                           std::size_t other_size)
 {
@@ -137,6 +168,18 @@ template <class T>
     refuse(message);
 }
 
+template <class T>
+[[noreturn]] SMX_COLD void refuse_shift(const char* function, const T& shift)
+{
+    char message[256];
+    if constexpr (std::is_floating_point_v<T>)
+        std::snprintf(message, sizeof message, "smx::%s: shift is %Lg, must be positive and finite", function,
+                      static_cast<long double>(shift));
+    else
+        std::snprintf(message, sizeof message, "smx::%s: shift must be positive and finite", function);
+    refuse(message);
+}
+
 } // namespace
 } // namespace smx::detail
 
@@ -162,11 +205,29 @@ exp_scale<T> checked_scale(const char* function, const T* temperature)
     return scale_of(*temperature);
 }
 
+template <class T>
+constexpr void check_shift(const char* function, const T* shift)
+{
+    const number<T> t{*shift};
+    if (!(number<T>{T(0)} < t) || !is_finite(t))
+        refuse_shift(function, *shift);
+}
+
 } // namespace
 } // namespace smx::detail
 SMX_PRECISE_END
 
 namespace smx::detail {
+
+// a result that may be NaN, also under -ffinite-math-only
+template <class T>
+SMX_INLINE constexpr T& laundered(T& result)
+{
+    if constexpr (std::is_floating_point_v<T>)
+        if (!std::is_constant_evaluated())
+            SMX_LAUNDER(result);
+    return result;
+}
 
 template <class T>
 struct argument { // a row with the name that its function gives it
@@ -175,8 +236,8 @@ struct argument { // a row with the name that its function gives it
     std::size_t size;
 };
 
-SMX_INLINE void check_same_size(const char* function, const char* name, std::size_t size, const char* other,
-                                std::size_t other_size)
+SMX_INLINE constexpr void check_same_size(const char* function, const char* name, std::size_t size, const char* other,
+                                          std::size_t other_size)
 {
     if (size != other_size)
         refuse_size(function, name, size, other, other_size);
@@ -198,6 +259,23 @@ SMX_INLINE void check_square(const char* function, std::size_t size, std::size_t
     const bool overflows = n != 0 && n > std::numeric_limits<std::size_t>::max() / n;
     if (overflows || size != n * n)
         refuse_square(function, size, n);
+}
+
+SMX_INLINE void check_square(const char* function, const char* name, std::size_t size, const char* other, std::size_t n)
+{
+    const bool overflows = n != 0 && n > std::numeric_limits<std::size_t>::max() / n;
+    if (overflows || size != n * n)
+        refuse_square(function, name, size, other, n);
+}
+
+// Two arguments with nothing in common.
+template <class Out, class In>
+SMX_INLINE void check_apart(const char* function, const argument<Out>& out, const argument<In>& in)
+{
+    const auto out_first = reinterpret_cast<std::uintptr_t>(out.data),
+               in_first = reinterpret_cast<std::uintptr_t>(in.data);
+    if (out_first < in_first + in.size * sizeof(In) && in_first < out_first + out.size * sizeof(Out))
+        refuse_touch(function, out.name, out.size, in.name, in.size);
 }
 
 // An output may be an input, or have nothing in common with it.

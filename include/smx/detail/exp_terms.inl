@@ -201,6 +201,8 @@ struct rows<P, float> : term_rows<P, float> {
 
     static SMX_INLINE real lane(const vec& x) { return {static_cast<double>(P::lane0(x))}; }
     static SMX_INLINE vec narrow(real x) { return P::set1(static_cast<float>(x.value)); }
+    static SMX_INLINE real widen(const vec& x) { return lane(x); }
+    static SMX_INLINE vec lift(real x) { return narrow(power_that_lifts(x, 126)); }
 
     // The sum of the terms of a row. hi starts at what no term exceeds, so that s - hi is what x added, and lo takes the
     // rest without error (Dekker 1971). Of four vectors, pairs are added first.
@@ -453,6 +455,8 @@ struct rows<P, double> : term_rows<P, double> {
     static SMX_INLINE real lane(const vec& x) { return {P::lane0(x)}; }
     static SMX_INLINE vec narrow(real x) { return P::set1(x.value); }
     static SMX_INLINE vec narrow(pair x) { return P::set1(x.hi.value); }
+    static SMX_INLINE pair widen(const vec& x) { return {lane(x), {0}}; }
+    static SMX_INLINE vec lift(pair x) { return narrow(power_that_lifts(x.hi, 1022)); }
 
     // As for floats; lo loses no digit that counts.
     struct term_sum {
@@ -609,10 +613,9 @@ struct rows<P, double> : term_rows<P, double> {
     }
 
     static SMX_INLINE vec quarter() { return P::set1(0.25); }
-    static SMX_INLINE vec root(const vec& e) { return e * P::set1(0x1p-256); }
+    static SMX_INLINE vec at_half_bias(const vec& e) { return e * P::set1(0x1p-256); }
     static SMX_INLINE bool is_large(const vec& quarter_difference) { return real{0x1p450} < lane(quarter_difference); }
     static SMX_INLINE vec reduced_unit() { return P::set1(0x1p-600); }
-    static SMX_INLINE wide widen(const vec& a) { return {lane(a), {0}}; }
     static SMX_INLINE wide difference(const vec& a, const vec& b) { return two_sum(lane(a), real{0} - lane(b)); }
     // ((x - x_m) - (y - y_m)) / 4, the inner differences without error
     static SMX_INLINE vec quarter_difference(const vec& x, const vec& x_m, const vec& y, const vec& y_m)

@@ -54,6 +54,18 @@ SMX_INLINE __m256d max_or_second(__m256d least, __m256d x)
     return x;
 }
 
+// rounded once, with any flags: no compiler takes an estimate of the reciprocal instead
+SMX_INLINE __m256 square_root(__m256 x)
+{
+    __asm__("vsqrtps %0, %0" : "+x"(x));
+    return x;
+}
+SMX_INLINE __m256d square_root(__m256d x)
+{
+    __asm__("vsqrtpd %0, %0" : "+x"(x));
+    return x;
+}
+
 // 1 with 1/8 ulp more or less rounds to 1 in this mode only.
 SMX_INLINE bool current_mode_is_nearest()
 {
@@ -286,6 +298,7 @@ struct floats {
     {
         return lane_sum(low(x) * low(y) + high(x) * high(y));
     }
+    static SMX_INLINE vec root(const vec& a) { return {square_root(a.a), square_root(a.b)}; }
 
     // Of four vectors, pairs are added; then all in double.
     struct sum {
@@ -610,6 +623,7 @@ struct doubles {
         const pair s = two_sum({two[0]}, {two[1]});
         return fast_two_sum(s.hi, s.lo + real{two_lo[0] + two_lo[1]});
     }
+    static SMX_INLINE vec root(const vec& a) { return {square_root(a.a), square_root(a.b)}; }
 
     // Of four vectors, pairs are added; then all without error.
     struct sum {
@@ -737,6 +751,7 @@ using f64 = rows<doubles, double>;
 
 #include <smx/detail/batch_kernels.inl>
 #include <smx/detail/loss_kernels.inl>
+#include <smx/detail/operator_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

@@ -140,6 +140,11 @@ struct floats {
         return _mm512_permutex2var_ps(
             a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
     }
+    static SMX_INLINE vec root(vec a) // no compiler takes an estimate of the reciprocal instead, with any flags
+    {
+        __asm__("vsqrtps %0, %0" : "+v"(a));
+        return a;
+    }
     static SMX_INLINE some less_than(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 
     // 8 of the 16 lanes, in double
@@ -376,6 +381,11 @@ struct doubles {
     {
         return _mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b);
     }
+    static SMX_INLINE vec root(vec a) // no compiler takes an estimate of the reciprocal instead, with any flags
+    {
+        __asm__("vsqrtpd %0, %0" : "+v"(a));
+        return a;
+    }
     static SMX_INLINE some less_than(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
 
     // the sum of eight hi + lo, always in this tree
@@ -476,6 +486,7 @@ using f64 = rows<doubles, double>;
 
 #include <smx/detail/batch_kernels.inl>
 #include <smx/detail/loss_kernels.inl>
+#include <smx/detail/operator_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

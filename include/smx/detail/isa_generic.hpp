@@ -2,7 +2,7 @@
 // isa_generic.hpp: V with one lane, for any scalar on any machine and in constant expressions: the reference.
 #pragma once
 
-#include <cmath>       // exp, log1p of long double
+#include <cmath>       // exp, log, log1p of long double; sqrt
 #include <cstddef>     // size_t
 #include <limits>      // numeric_limits
 #include <type_traits> // is_same_v, is_constant_evaluated
@@ -110,6 +110,44 @@ SMX_INLINE constexpr int nearest(real y)
     return k;
 }
 
+// sum of log x over positive x: the logarithm of their product 2^exponent mantissa, 1 <= mantissa < 2. Each factor adds one
+// rounding to an absolute error, where each log x would add one to a relative error of its own.
+struct log_of_product {
+    real mantissa;
+    std::int64_t exponent;
+
+    constexpr log_of_product() : mantissa{1}, exponent(0) {}
+    constexpr void add(real x)
+    {
+        if (x < real{0x1p-1000}) {
+            x = x * power_of_two(512);
+            exponent -= 512;
+        }
+        multiply(x);
+    }
+    constexpr pair total() const
+    {
+        constexpr pair ln2{{0x1.62e42ffp-1}, {-0x1.718432a1b0e26p-35}}; // hi has 33 bits
+        const real k{static_cast<double>(exponent)};
+        const pair log_mantissa = log1p({mantissa - real{1}, {0}});
+        return (pair{k * ln2.hi, {0}} + log_mantissa) + k * ln2.lo;
+    }
+
+private:
+    // NaN and infinity do not count as such: who has them knows
+    constexpr void multiply(real x)
+    {
+        const std::uint64_t bits = __builtin_bit_cast(std::uint64_t, x);
+        exponent += static_cast<std::int64_t>(bits >> 52) - 1023;
+        const std::uint64_t significand = (bits & 0xfffffffffffff) | 0x3ff0000000000000;
+        mantissa = mantissa * __builtin_bit_cast(real, significand);
+        if (!(mantissa < real{2})) {
+            mantissa = mantissa * real{0.5};
+            ++exponent;
+        }
+    }
+};
+
 // What does not depend on how numbers are computed: memory and masks. C is the type of computation.
 template <class T, class C>
 struct one_lane {
@@ -168,6 +206,13 @@ struct one_lane {
     static SMX_INLINE constexpr vec reduce_max(const vec& a) { return a; }
     static SMX_INLINE constexpr const vec& in_register(const vec& a) { return a; }
     static SMX_INLINE constexpr vec abs(const vec& a) { return a < zero() ? zero() - a : a; }
+    static SMX_INLINE vec root(const vec& a)
+    {
+        if constexpr (std::is_floating_point_v<C>)
+            return {std::sqrt(a.value)};
+        else
+            return {C(sqrt(a.value))};
+    }
 
     // Products are tiny where they may be subnormal: here never, C being wider than T or of unknown range.
     static SMX_INLINE constexpr vec up() { return one(); }
@@ -281,6 +326,24 @@ struct lane : one_lane<T, T> {
     static SMX_INLINE constexpr vec narrow(const wide& a) { return a; }
     static SMX_INLINE constexpr wide quotient(const wide& a, const wide& b) { return a / b; }
     static SMX_INLINE constexpr vec scaled_minus(const wide& s, const vec& x, const wide& b) { return s * x - b; }
+    static SMX_INLINE constexpr wide widen(const vec& x) { return x; }
+    static SMX_INLINE constexpr wide wide_count(std::size_t k) { return {T(static_cast<int>(k))}; }
+    static SMX_INLINE constexpr bool is_zero(const wide& a) { return a == vec{T(0)}; }
+    static SMX_INLINE constexpr vec lift(const wide&) { return {T(1)}; }
+
+    struct log_sum {
+        vec value;
+        constexpr log_sum() : value{T(0)} {}
+        constexpr void add(const vec& x)
+        {
+            if constexpr (std::is_floating_point_v<T>)
+                value = value + vec{std::log(x.value)};
+            else
+                value = value + vec{T(log(x.value))};
+        }
+        constexpr wide total() const { return value; }
+    };
+    static constexpr vec small_step() { return {T(0)}; } // steps go on until they do not shrink
 
     static SMX_INLINE constexpr vec surprise(const vec& x, const vec&, const shift& s, const wide& log1p_tail) // -log p
     {
@@ -307,9 +370,8 @@ struct lane : one_lane<T, T> {
     static SMX_INLINE constexpr vec lowered(const vec& a) { return a; }
     static SMX_INLINE constexpr weight weight_of(const wide& mass, const wide& sum) { return mass / sum; }
     static SMX_INLINE constexpr vec weigh(const vec& e, const weight& w, const vec& t) { return e * w - t; }
-    static SMX_INLINE constexpr vec root(const vec& e) { return e; }
+    static SMX_INLINE constexpr vec at_half_bias(const vec& e) { return e; }
     static SMX_INLINE constexpr wide unreduced(const wide& a) { return a; }
-    static SMX_INLINE constexpr wide widen(const vec& a) { return a; }
     static SMX_INLINE constexpr wide difference(const vec& a, const vec& b) { return a - b; }
     static SMX_INLINE constexpr wide quarter_of_difference(const wide& a, const wide& b) { return (a - b) / vec{T(4)}; }
 
@@ -431,18 +493,24 @@ struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
     {
         return real{0} - log_prob(x, s, log1p_tail);
     }
-    static SMX_INLINE constexpr real lifted(real a) { return a * power_of_two(lift); }
-    static SMX_INLINE constexpr real lowered(real a) { return a * power_of_two(-lift); }
+    static SMX_INLINE constexpr real lifted(real a) { return a * power_of_two(mean_lift); }
+    static SMX_INLINE constexpr real lowered(real a) { return a * power_of_two(-mean_lift); }
     static SMX_INLINE constexpr real distance(real x, const shift& s) // 0 where the term is
     {
         return x.value >= s.lowest.value || detail::is_nan(x) ? s.max - x : zero();
     }
     static SMX_INLINE constexpr weight weight_of(real mass, real sum) { return mass / sum; }
     static SMX_INLINE constexpr real weigh(real e, weight w, real t) { return e * w - t; }
-    static SMX_INLINE constexpr real root(real e) { return e * power_of_two(-bias / 2); }
+    static SMX_INLINE constexpr real at_half_bias(real e) { return e * power_of_two(-bias / 2); }
     static SMX_INLINE constexpr wide unreduced(real a) { return a; }
-    static SMX_INLINE constexpr wide widen(real a) { return a; }
     static SMX_INLINE constexpr wide difference(real a, real b) { return a - b; }
+    static SMX_INLINE constexpr real widen(real a) { return a; }
+    static SMX_INLINE constexpr real lift(real) { return one(); }
+
+    struct log_sum : log_of_product {
+        constexpr real total() const { return log_of_product::total().hi; }
+    };
+    static constexpr real small_step() { return {0x1p-30}; }
 };
 
 // double: sums and quotients as pairs.
@@ -561,6 +629,11 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     }
     static SMX_INLINE constexpr real less(real a, pair b) { return real{0} - minus(b, a); }
     static SMX_INLINE constexpr real narrow(pair a) { return a.hi; }
+    static SMX_INLINE constexpr pair widen(real a) { return {a, {0}}; }
+    static SMX_INLINE constexpr real lift(pair a) { return power_that_lifts(a.hi, 1022); }
+
+    using log_sum = log_of_product;
+    static constexpr real small_step() { return {0x1p-36}; }
     static SMX_INLINE constexpr real scaled_minus(pair s, real x, pair b)
     {
         return (s.hi * x - b.hi) + (s.lo * x - b.lo);
@@ -570,8 +643,8 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     {
         return real{0} - log_prob(x, s, log1p_tail);
     }
-    static SMX_INLINE constexpr real lifted(real a) { return a * power_of_two(lift); }
-    static SMX_INLINE constexpr real lowered(real a) { return a * power_of_two(-lift); }
+    static SMX_INLINE constexpr real lifted(real a) { return a * power_of_two(mean_lift); }
+    static SMX_INLINE constexpr real lowered(real a) { return a * power_of_two(-mean_lift); }
     static SMX_INLINE constexpr real distance(real x, const shift& s) // 0 where the term is
     {
         return x.value >= s.lowest.value || detail::is_nan(x) ? s.max - x : zero();
@@ -590,10 +663,9 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     {
         return ((e * w.ratio.hi - t * w.unit) + e * w.ratio.lo) * w.inverse_unit;
     }
-    static SMX_INLINE constexpr real root(real e) { return e * power_of_two(-bias / 2); }
+    static SMX_INLINE constexpr real at_half_bias(real e) { return e * power_of_two(-bias / 2); }
     static SMX_INLINE constexpr bool is_large(real quarter_difference) { return real{0x1p450} < quarter_difference; }
     static SMX_INLINE constexpr real reduced_unit() { return power_of_two(-600); }
-    static SMX_INLINE constexpr wide widen(real a) { return {a, {0}}; }
     static SMX_INLINE constexpr wide difference(real a, real b) { return two_sum(a, real{0} - b); }
     static SMX_INLINE constexpr real quarter_difference(real x, real x_m, real y, real y_m)
     {
@@ -607,6 +679,7 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
 
 #include <smx/detail/batch_kernels.inl>
 #include <smx/detail/loss_kernels.inl>
+#include <smx/detail/operator_kernels.inl>
 
 #include <smx/detail/row_functions.inl>
 

@@ -415,7 +415,7 @@ struct logit_pair {
     template <class Inside>
     SMX_INLINE constexpr typename V::vec root(std::size_t i, Inside inside) const // its square is e^(x - max) 2^bias
     {
-        return V::keep(inside, V::root(V::exp_term(V::load(x + i, inside, max_x), half_shift)));
+        return V::keep(inside, V::at_half_bias(V::exp_term(V::load(x + i, inside, max_x), half_shift)));
     }
 };
 

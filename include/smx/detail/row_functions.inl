@@ -28,6 +28,16 @@ struct row_functions { // each is compiled when it is named
     static constexpr auto entropy = row_entropy<V>;
     static constexpr auto entropy_gradient = row_entropy_gradient<V>;
     static constexpr auto kl_divergence = row_kl_divergence<typename V::precise>;
+    static constexpr auto totals = totals_of<V>;
+    static constexpr auto jacobian_entry = row_jacobian_entry<V>;
+    static constexpr auto jacobian_diagonal = row_jacobian_diagonal<V>;
+    static constexpr auto trace = row_trace<V>;
+    static constexpr auto frobenius_norm = row_frobenius_norm<V>;
+    static constexpr auto solve_shifted = row_solve_shifted<V>;
+    static constexpr auto pseudo_inverse = row_pseudo_inverse<V>;
+    static constexpr auto factor_apply = row_factor_apply<V>;
+    static constexpr auto factor_apply_transposed = row_factor_apply_transposed<V>;
+    static constexpr auto congruence = row_congruence<V>;
 };
 
 template <class V>

@@ -97,6 +97,13 @@ SMX_INLINE constexpr real power_of_two(int exponent)
     return __builtin_bit_cast(real, static_cast<std::uint64_t>(1023 + exponent) << 52);
 }
 
+// 2^k for which x 2^k is near 1, 0 <= k <= largest; x >= 0
+SMX_INLINE constexpr real power_that_lifts(real x, int largest)
+{
+    const int k = 1023 - static_cast<int>(__builtin_bit_cast(std::uint64_t, x) >> 52 & 0x7ff);
+    return power_of_two(k < 0 ? 0 : k < largest ? k : largest);
+}
+
 // hi + lo, |lo| <= ulp(hi) / 2: a number of 106 bits (Dekker 1971)
 struct pair {
     real hi, lo;
@@ -136,6 +143,14 @@ SMX_INLINE constexpr pair operator+(pair a, real b)
     const pair s = two_sum(a.hi, b);
     return fast_two_sum(s.hi, s.lo + a.lo);
 }
+
+SMX_INLINE constexpr pair operator+(pair a, pair b)
+{
+    const pair s = two_sum(a.hi, b.hi);
+    return fast_two_sum(s.hi, s.lo + (a.lo + b.lo));
+}
+
+SMX_INLINE constexpr pair operator-(pair a, pair b) { return a + pair{real{0} - b.hi, real{0} - b.lo}; }
 
 SMX_INLINE constexpr pair operator*(pair a, pair b)
 {
@@ -271,11 +286,13 @@ struct wide_arithmetic<float> {
     static SMX_INLINE constexpr wide twice_plus_product(wide a, wide b, wide c) { return a + a + b * c; }
     static SMX_INLINE constexpr wide quarter_of_difference(wide a, wide b) { return (a - b) * real{0.25}; }
     static SMX_INLINE constexpr bool is_small(wide) { return false; } // no product of two floats is subnormal
-    static constexpr int lift = 40; // a mean of terms is kept times 2^lift where it may be subnormal
+    static constexpr int mean_lift = 40; // a mean of terms is kept times 2^mean_lift where it may be subnormal
     static SMX_INLINE constexpr wide lifted_mean(wide mean_of_terms)
     {
-        return mean_of_terms * power_of_two(lift - bias);
+        return mean_of_terms * power_of_two(mean_lift - bias);
     }
+    static SMX_INLINE constexpr wide wide_count(std::size_t k) { return {static_cast<double>(k)}; }
+    static SMX_INLINE constexpr bool is_zero(wide a) { return a == real{0}; }
 };
 
 template <>
@@ -326,15 +343,36 @@ struct wide_arithmetic<double> {
     {
         return {x.hi * power_of_two(600 - bias), x.lo * power_of_two(600 - bias)};
     }
-    static constexpr int lift = 100;
+    static constexpr int mean_lift = 100;
     static SMX_INLINE constexpr wide lifted_mean(wide mean_of_terms)
     {
-        return {mean_of_terms.hi * power_of_two(lift - bias), mean_of_terms.lo * power_of_two(lift - bias)};
+        return {mean_of_terms.hi * power_of_two(mean_lift - bias), mean_of_terms.lo * power_of_two(mean_lift - bias)};
     }
     static SMX_INLINE constexpr bool is_small(wide x) // products of which it is the sum may be subnormal
     {
         return x.hi < real{0x1p-400} && real{-0x1p-400} < x.hi;
     }
+    static SMX_INLINE constexpr wide wide_count(std::size_t k) { return {{static_cast<double>(k)}, {0}}; }
+    static SMX_INLINE constexpr bool is_zero(wide a) { return a.hi == real{0}; }
+};
+
+// What a view of probabilities keeps of them: s = sum p, the sum without one largest entry, and where that is.
+template <class T>
+struct wide_of {
+    using type = number<T>;
+};
+template <>
+struct wide_of<float> {
+    using type = real;
+};
+template <>
+struct wide_of<double> {
+    using type = pair;
+};
+template <class T>
+struct row_totals {
+    typename wide_of<T>::type sum, rest;
+    std::size_t largest;
 };
 
 // 2^(j/16) = power (1 + delta), and what adding to the bits of power multiplies by 2^bias, less j sixteenths in the field of
