@@ -147,6 +147,23 @@ struct column_pieces {
     }
 };
 
+template <class T, class Label>
+struct loss_pieces {
+    void (*row_function)(const T*, std::size_t, std::size_t, T*, T*);
+    const T* in;
+    const Label* labels;
+    T *gradient, *losses;
+    std::size_t rows, row_length, stride, rows_of_unit;
+
+    SMX_INLINE void operator()(std::size_t first, std::size_t last) const
+    {
+        const std::size_t end = last < units_of(rows, rows_of_unit) ? last * rows_of_unit : rows;
+        for (std::size_t r = first * rows_of_unit; r < end; ++r)
+            row_function(in + r * stride, row_length, static_cast<std::size_t>(labels[r]), gradient + r * stride,
+                         losses + r);
+    }
+};
+
 // a function of slices, with what else it takes
 template <class T>
 struct run_scaled {
@@ -394,6 +411,56 @@ template <readable_row Probs, readable_row Cotangents, writable_row Out>
 SMX_INLINE void log_softmax_vjp_rows(const Probs& probs, const Cotangents& cotangents, Out&& out, row_layout rows)
 {
     log_softmax_vjp_rows(sequential, probs, cotangents, out, rows);
+}
+
+// cross_entropy_gradient_rows: losses[r] = cross_entropy(row r, labels[r]), and its gradient softmax - e_label
+//
+// Shapes   logits, gradient: as row_layout says, of one size; may be the same memory. labels, losses [rows]; labels of any
+//          integer type
+// Special, Error  as cross_entropy_gradient with a label
+// Throws   std::invalid_argument: sizes differ; row_length is 0, or more than row_stride; the size is no whole number of
+//          rows; labels or losses has another number of elements than there are rows; a label not in [0, row_length);
+//          gradient partly overlaps logits; losses overlaps gradient, or partly logits; an output overlaps labels
+template <executor Executor, readable_row Logits, integer_row Labels, writable_row Gradient, writable_row Losses>
+    requires same_scalar<Logits, Gradient, Losses> && same_extent<Logits, Gradient> && same_extent<Labels, Losses>
+SMX_INLINE void cross_entropy_gradient_rows(Executor&& exec, const Logits& logits, const Labels& labels,
+                                            Gradient&& gradient, Losses&& losses, row_layout rows)
+{
+    using T = scalar_of<Logits>;
+    const char* const function = "cross_entropy_gradient_rows";
+    const auto* const first_label = detail::data_of(labels);
+    using label = std::remove_cvref_t<decltype(*first_label)>;
+    const detail::argument<const T> x{"logits", detail::data_of(logits), detail::size_of(logits)};
+    const detail::argument<const label> y{"labels", first_label, detail::size_of(labels)};
+    const detail::argument<T> g{"gradient", detail::data_of(gradient), detail::size_of(gradient)};
+    const detail::argument<T> l{"losses", detail::data_of(losses), detail::size_of(losses)};
+    detail::check_same_size(function, g.name, g.size, x.name, x.size);
+    const std::size_t count = detail::checked_rows(function, x.name, x.size, rows);
+    if (y.size != count)
+        detail::refuse_row_count(function, y.name, y.size, count);
+    if (l.size != count)
+        detail::refuse_row_count(function, l.name, l.size, count);
+    detail::check_overlap(function, g, x);
+    detail::check_overlap(function, l, x);
+    detail::check_apart(function, l, detail::argument<const T>{g.name, g.data, g.size});
+    detail::check_apart(function, g, y);
+    detail::check_apart(function, l, y);
+    detail::check_labels(function, first_label, count, rows.row_length);
+    if (count == 0)
+        return;
+    const std::size_t unit = detail::rows_of_a_unit(rows.row_length * sizeof(T));
+    exec(detail::units_of(count, unit),
+         detail::loss_pieces<T, label>{detail::fastest<T>([](auto rows_of) { return rows_of.cross_entropy_gradient; }),
+                                       x.data, first_label, g.data, l.data, count, rows.row_length, rows.row_stride,
+                                       unit});
+}
+
+template <readable_row Logits, integer_row Labels, writable_row Gradient, writable_row Losses>
+    requires same_scalar<Logits, Gradient, Losses> && same_extent<Logits, Gradient> && same_extent<Labels, Losses>
+SMX_INLINE void cross_entropy_gradient_rows(const Logits& logits, const Labels& labels, Gradient&& gradient,
+                                            Losses&& losses, row_layout rows)
+{
+    cross_entropy_gradient_rows(sequential, logits, labels, gradient, losses, rows);
 }
 
 // softmax_columns: softmax down each column of a row-major matrix: the axis that is not last

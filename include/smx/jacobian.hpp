@@ -30,7 +30,7 @@ template <class T, class Matrix>
 SMX_INLINE void dense_jacobian(const char* function, const argument<const T>& probs, const argument<T>& jacobian,
                                Matrix matrix_function)
 {
-    check_square(function, jacobian.size, probs.size);
+    check_square(function, jacobian.name, jacobian.size, probs.name, probs.size);
     check_overlap(function, jacobian, probs);
     matrix_function(probs.data, probs.size, jacobian.data);
 }

@@ -36,18 +36,6 @@ namespace { // every unit has its own copy, compiled with its own flags
     refuse(message);
 }
 
-[[noreturn]] SMX_COLD void refuse_square(const char* function, std::size_t size, std::size_t n)
-{
-    char message[256];
-    if (n != 0 && n > std::numeric_limits<std::size_t>::max() / n)
-        std::snprintf(message, sizeof message, "smx::%s: jacobian has %zu elements, probs has %zu: n * n overflows",
-                      function, size, n);
-    else
-        std::snprintf(message, sizeof message, "smx::%s: jacobian has %zu elements, probs has %zu: n * n is %zu",
-                      function, size, n, n * n);
-    refuse(message);
-}
-
 [[noreturn]] SMX_COLD void refuse_layout(const char* function, std::size_t row_length, std::size_t row_stride)
 {
     char message[256];
@@ -135,6 +123,15 @@ namespace { // every unit has its own copy, compiled with its own flags
     char message[256];
     std::snprintf(message, sizeof message, "smx::%s: %s is %zu, %s has %zu elements", function, name, index, other,
                   size);
+    refuse(message);
+}
+
+[[noreturn]] SMX_COLD void refuse_label_of_row(const char* function, std::size_t row, long long label,
+                                               std::size_t row_length)
+{
+    char message[256];
+    std::snprintf(message, sizeof message, "smx::%s: labels[%zu] is %lld, row_length is %zu", function, row, label,
+                  row_length);
     refuse(message);
 }
 
@@ -254,13 +251,6 @@ SMX_INLINE std::size_t checked_label(const char* function, Label label, std::siz
     return static_cast<std::size_t>(value);
 }
 
-SMX_INLINE void check_square(const char* function, std::size_t size, std::size_t n)
-{
-    const bool overflows = n != 0 && n > std::numeric_limits<std::size_t>::max() / n;
-    if (overflows || size != n * n)
-        refuse_square(function, size, n);
-}
-
 SMX_INLINE void check_square(const char* function, const char* name, std::size_t size, const char* other, std::size_t n)
 {
     const bool overflows = n != 0 && n > std::numeric_limits<std::size_t>::max() / n;
@@ -297,6 +287,15 @@ SMX_INLINE long long shown(Integer value)
     if (value > Integer(0) && static_cast<unsigned long long>(value) > most)
         return std::numeric_limits<long long>::max();
     return static_cast<long long>(value);
+}
+
+// 0 <= labels[r] < row_length
+template <class Label>
+SMX_INLINE void check_labels(const char* function, const Label* labels, std::size_t rows, std::size_t row_length)
+{
+    for (std::size_t r = 0; r < rows; ++r)
+        if (labels[r] < Label(0) || static_cast<unsigned long long>(labels[r]) >= row_length)
+            refuse_label_of_row(function, r, shown(labels[r]), row_length);
 }
 
 // offsets ascend from 0 to size
