@@ -64,7 +64,7 @@ struct data_set {
 
 std::size_t argmax(const row& x) { return static_cast<std::size_t>(std::max_element(x.begin(), x.end()) - x.begin()); }
 
-// Labels drawn from softmax(x), logits T x; or labels that are all as predicted.
+// Logits T x, labels drawn from softmax(x) or all as predicted.
 data_set make_data(double temperature, bool all_right)
 {
     random_numbers random;
@@ -183,7 +183,6 @@ void print(const reliability& r)
     }
 }
 
-// Bars: how many are right; the line: how many should be.
 void write_svg(std::ostream& out, const std::array<reliability, 2>& both)
 {
     out << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 500 270\" font-family=\"sans-serif\" "
@@ -194,7 +193,7 @@ void write_svg(std::ostream& out, const std::array<reliability, 2>& both)
             << ", error " << r.error << "</text>\n<path fill=\"#4477aa\" d=\"";
         for (std::size_t b = 0; b < bins; ++b)
             out << "M" << 20 * b << " 200 v" << -200 * r.accuracy[b] << " h19 V200 z ";
-        out << "\"/>\n" << frame << "<text y=\"218\">confidence 0 to 1; bars: share that is right</text>\n</g>\n";
+        out << "\"/>\n" << frame << "<text y=\"218\">confidence; bars: share right</text>\n</g>\n";
     }
     out << "</svg>\n" << std::flush;
 }
@@ -209,8 +208,7 @@ void calibrate(double true_temperature, const std::string& svg)
                 std::fabs(temperature - true_temperature) / error);
 
     const std::array<reliability, 2> both = {reliability_at(1, data, "Before"), reliability_at(beta, data, "After")};
-    print(both[0]);
-    print(both[1]);
+    std::for_each(both.begin(), both.end(), print);
     if (std::ofstream out; !svg.empty()) {
         out.open(svg);
         write_svg(out, both);

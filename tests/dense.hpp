@@ -58,7 +58,7 @@ matrix<W> transposed(const matrix<W>& a, std::size_t n)
 template <class W>
 std::vector<W> eigenvalues(matrix<W> a, std::size_t n)
 {
-    const W small = power_of_two(W(1), std::is_same_v<W, quad> ? -116 : -66); // of the norm
+    const W small = power_of_two(W(1), std::is_same_v<W, quad> ? -104 : -58); // of the norm, above the rounding
     W total = 0;
     for (const W& each : a)
         total += each * each;

@@ -41,7 +41,8 @@ template <readable_row Logits, label_type Label>
 // Shapes   logits [n], target [n]; t_i >= 0 and finite, which is not checked; their sum need not be 1
 // Special  0 log 0 = 0: a logit of -inf has no effect where t_i = 0, and makes the loss +inf where t_i > 0. A NaN in
 //          target: NaN. n = 0: 0.
-// Error    float, double <= 4 ULP, adversarial rows 6  [tests/cross_entropy.test.cpp: "cross_entropy, target"]
+// Error    float, double <= 4 ULP, adversarial rows 6  [tests/cross_entropy.test.cpp: "cross_entropy, target"], as long
+//          as n sum t < 2^38 (float), 2^400 (double): probabilities below e^-131, e^-1050 count as these
 // Cost     two reads of n logits, a read of target
 // Throws   std::invalid_argument: sizes differ
 template <readable_row Logits, readable_row Target>
@@ -87,7 +88,7 @@ SMX_INLINE scalar_of<Logits> cross_entropy_gradient(const Logits& logits, Label 
 //
 // Shapes   logits [n], target [n], gradient [n]; gradient may be logits or target; t_i >= 0 and finite, not checked
 // Special  as cross_entropy; the gradient is finite where the loss is +inf. A NaN in target: the whole gradient is NaN.
-// Error    loss as cross_entropy; gradient <= 4 u (p_i sum t + t_i), adversarial rows 6
+// Error    loss as cross_entropy; gradient <= 4 u (p_i sum t + t_i), adversarial rows 6, for the same sums of t
 //          [tests/cross_entropy.test.cpp: "cross_entropy_gradient, target"]
 // Cost     three reads of n logits, two of target, a write of n
 // Throws   std::invalid_argument: sizes differ, gradient partly overlaps an input
