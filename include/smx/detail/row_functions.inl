@@ -4,40 +4,40 @@
 // Not a header: each isa_*.hpp includes this text after the kernels, in its own namespace and target region.
 
 template <class V>
-struct row_functions { // each is compiled when it is named
-    static constexpr auto softmax = row_softmax<V>;
-    static constexpr auto log_softmax = row_log_softmax<V>;
-    static constexpr auto logsumexp = row_logsumexp<V>;
-    static constexpr auto softmax_jacobian = row_softmax_jacobian<V>;
-    static constexpr auto log_softmax_jacobian = row_log_softmax_jacobian<V>;
-    static constexpr auto softmax_jvp = row_softmax_jvp<V>;
-    static constexpr auto log_softmax_jvp = row_log_softmax_jvp<V>;
-    static constexpr auto log_softmax_vjp = row_log_softmax_vjp<V>;
-    static constexpr auto softmax_hvp = row_softmax_hvp<V>;
-    static constexpr auto softmax_slices = slices_softmax<V>;
-    static constexpr auto log_softmax_slices = slices_log_softmax<V>;
-    static constexpr auto logsumexp_slices = slices_logsumexp<V>;
-    static constexpr auto softmax_jvp_slices = slices_softmax_jvp<V>;
-    static constexpr auto log_softmax_jvp_slices = slices_log_softmax_jvp<V>;
-    static constexpr auto log_softmax_vjp_slices = slices_log_softmax_vjp<V>;
-    static constexpr auto softmax_columns = columns_softmax<V>;
-    static constexpr auto cross_entropy = row_cross_entropy<V>;
-    static constexpr auto cross_entropy_gradient = row_cross_entropy_gradient<V>;
-    static constexpr auto cross_entropy_target = row_cross_entropy_target<V>;
-    static constexpr auto cross_entropy_target_gradient = row_cross_entropy_target_gradient<V>;
-    static constexpr auto entropy = row_entropy<V>;
-    static constexpr auto entropy_gradient = row_entropy_gradient<V>;
-    static constexpr auto kl_divergence = row_kl_divergence<typename V::precise>;
-    static constexpr auto totals = totals_of<V>;
-    static constexpr auto jacobian_entry = row_jacobian_entry<V>;
-    static constexpr auto jacobian_diagonal = row_jacobian_diagonal<V>;
-    static constexpr auto trace = row_trace<V>;
-    static constexpr auto frobenius_norm = row_frobenius_norm<V>;
-    static constexpr auto solve_shifted = row_solve_shifted<V>;
-    static constexpr auto pseudo_inverse = row_pseudo_inverse<V>;
-    static constexpr auto factor_apply = row_factor_apply<V>;
-    static constexpr auto factor_apply_transposed = row_factor_apply_transposed<V>;
-    static constexpr auto congruence = row_congruence<V>;
+struct row_functions { // each is compiled when it is named: so no auto
+    static constexpr decltype(&row_softmax<V>) softmax = row_softmax<V>;
+    static constexpr decltype(&row_log_softmax<V>) log_softmax = row_log_softmax<V>;
+    static constexpr decltype(&row_logsumexp<V>) logsumexp = row_logsumexp<V>;
+    static constexpr decltype(&row_softmax_jacobian<V>) softmax_jacobian = row_softmax_jacobian<V>;
+    static constexpr decltype(&row_log_softmax_jacobian<V>) log_softmax_jacobian = row_log_softmax_jacobian<V>;
+    static constexpr decltype(&row_softmax_jvp<V>) softmax_jvp = row_softmax_jvp<V>;
+    static constexpr decltype(&row_log_softmax_jvp<V>) log_softmax_jvp = row_log_softmax_jvp<V>;
+    static constexpr decltype(&row_log_softmax_vjp<V>) log_softmax_vjp = row_log_softmax_vjp<V>;
+    static constexpr decltype(&row_softmax_hvp<V>) softmax_hvp = row_softmax_hvp<V>;
+    static constexpr decltype(&slices_softmax<V>) softmax_slices = slices_softmax<V>;
+    static constexpr decltype(&slices_log_softmax<V>) log_softmax_slices = slices_log_softmax<V>;
+    static constexpr decltype(&slices_logsumexp<V>) logsumexp_slices = slices_logsumexp<V>;
+    static constexpr decltype(&slices_softmax_jvp<V>) softmax_jvp_slices = slices_softmax_jvp<V>;
+    static constexpr decltype(&slices_log_softmax_jvp<V>) log_softmax_jvp_slices = slices_log_softmax_jvp<V>;
+    static constexpr decltype(&slices_log_softmax_vjp<V>) log_softmax_vjp_slices = slices_log_softmax_vjp<V>;
+    static constexpr decltype(&columns_softmax<V>) softmax_columns = columns_softmax<V>;
+    static constexpr decltype(&row_cross_entropy<V>) cross_entropy = row_cross_entropy<V>;
+    static constexpr decltype(&row_cross_entropy_gradient<V>) cross_entropy_gradient = row_cross_entropy_gradient<V>;
+    static constexpr decltype(&row_cross_entropy_target<V>) cross_entropy_target = row_cross_entropy_target<V>;
+    static constexpr decltype(&row_cross_entropy_target_gradient<V>) cross_entropy_target_gradient = row_cross_entropy_target_gradient<V>;
+    static constexpr decltype(&row_entropy<V>) entropy = row_entropy<V>;
+    static constexpr decltype(&row_entropy_gradient<V>) entropy_gradient = row_entropy_gradient<V>;
+    static constexpr decltype(&row_kl_divergence<typename V::precise>) kl_divergence = row_kl_divergence<typename V::precise>;
+    static constexpr decltype(&totals_of<V>) totals = totals_of<V>;
+    static constexpr decltype(&row_jacobian_entry<V>) jacobian_entry = row_jacobian_entry<V>;
+    static constexpr decltype(&row_jacobian_diagonal<V>) jacobian_diagonal = row_jacobian_diagonal<V>;
+    static constexpr decltype(&row_trace<V>) trace = row_trace<V>;
+    static constexpr decltype(&row_frobenius_norm<V>) frobenius_norm = row_frobenius_norm<V>;
+    static constexpr decltype(&row_solve_shifted<V>) solve_shifted = row_solve_shifted<V>;
+    static constexpr decltype(&row_pseudo_inverse<V>) pseudo_inverse = row_pseudo_inverse<V>;
+    static constexpr decltype(&row_factor_apply<V>) factor_apply = row_factor_apply<V>;
+    static constexpr decltype(&row_factor_apply_transposed<V>) factor_apply_transposed = row_factor_apply_transposed<V>;
+    static constexpr decltype(&row_congruence<V>) congruence = row_congruence<V>;
 };
 
 template <class V>
