@@ -205,29 +205,25 @@ struct rows<P, float> : term_rows<P, float> {
     static SMX_INLINE vec lift(real x) { return narrow(power_that_lifts(x, 126)); }
 
     // The sum of the terms of a row. hi starts at what no term exceeds, so that s - hi is what x added, and lo takes the
-    // rest without error (Dekker 1971). Of four vectors, pairs are added first.
+    // rest without error (Dekker 1971). Of two vectors the sum is added.
     struct term_sum {
         vec hi, lo;
         real folded;
-        std::size_t groups;
+        std::size_t count;
 
-        SMX_INLINE term_sum() : hi(start()), lo(P::zero()), folded{0}, groups(0) {}
+        SMX_INLINE term_sum() : hi(start()), lo(P::zero()), folded{0}, count(0) {}
         SMX_INLINE void add(const vec& x)
         {
             const vec s = hi + x;
             lo = lo + (x - (s - hi));
             hi = s;
-        }
-        SMX_INLINE void add(const vec& a, const vec& b, const vec& c, const vec& d)
-        {
-            add(a + b);
-            add(c + d);
-            if (++groups % 64 == 0) { // before lo loses digits
+            if (++count % 128 == 0) { // before lo loses digits
                 folded = total();
                 hi = start();
                 lo = P::zero();
             }
         }
+        SMX_INLINE void add(const vec& a, const vec& b) { add(a + b); }
         SMX_INLINE real total() const { return folded + P::lane_sum(hi - start(), lo); }
 
     private:
@@ -469,11 +465,7 @@ struct rows<P, double> : term_rows<P, double> {
             lo = lo + (x - (s - hi));
             hi = s;
         }
-        SMX_INLINE void add(const vec& a, const vec& b, const vec& c, const vec& d)
-        {
-            add(a + b);
-            add(c + d);
-        }
+        SMX_INLINE void add(const vec& a, const vec& b) { add(a + b); }
         SMX_INLINE pair total() const { return P::lane_sum(hi - P::set1(start), lo); }
 
     private:

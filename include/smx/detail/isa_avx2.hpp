@@ -300,7 +300,7 @@ struct floats {
     }
     static SMX_INLINE vec root(const vec& a) { return {square_root(a.a), square_root(a.b)}; }
 
-    // Of four vectors, pairs are added; then all in double.
+    // Of two vectors the sum is added; all in double.
     struct sum {
         double8 lower, upper;
 
@@ -313,11 +313,7 @@ struct floats {
             lower = lower + low(x);
             upper = upper + high(x);
         }
-        SMX_INLINE void add(const vec& a, const vec& b, const vec& c, const vec& d)
-        {
-            add(a + b);
-            add(c + d);
-        }
+        SMX_INLINE void add(const vec& a, const vec& b) { add(a + b); }
         SMX_INLINE void add_product(const vec& x, const vec& y)
         {
             lower = lower + low(x) * low(y);
@@ -625,7 +621,7 @@ struct doubles {
     }
     static SMX_INLINE vec root(const vec& a) { return {square_root(a.a), square_root(a.b)}; }
 
-    // Of four vectors, pairs are added; then all without error.
+    // Of two vectors the sum is added; all without error.
     struct sum {
         vec hi, lo;
 
@@ -637,11 +633,7 @@ struct doubles {
             lo = lo + ((hi - (s - x_part)) + (x - x_part));
             hi = s;
         }
-        SMX_INLINE void add(const vec& a, const vec& b, const vec& c, const vec& d)
-        {
-            add(a + b);
-            add(c + d);
-        }
+        SMX_INLINE void add(const vec& a, const vec& b) { add(a + b); }
         SMX_INLINE void add_product(const vec& a, const vec& b) { add(a * b); }
         SMX_INLINE pair total() const { return doubles::lane_sum(hi, lo); }
     };

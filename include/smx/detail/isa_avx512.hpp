@@ -177,7 +177,7 @@ struct floats {
     static SMX_INLINE real lane_sum(vec x, vec y) { return lane_sum((low(x) + high(x)) + (low(y) + high(y))); }
     static SMX_INLINE real lane_dot(vec x, vec y) { return lane_sum(low(x) * low(y) + high(x) * high(y)); }
 
-    // Of four vectors, pairs are added; then all in double.
+    // Of two vectors the sum is added; all in double.
     struct sum {
         __m512d lower, upper;
 
@@ -187,11 +187,7 @@ struct floats {
             lower = lower + low(x);
             upper = upper + high(x);
         }
-        SMX_INLINE void add(vec a, vec b, vec c, vec d)
-        {
-            add(a + b);
-            add(c + d);
-        }
+        SMX_INLINE void add(vec a, vec b) { add(a + b); }
         SMX_INLINE void add_product(vec a, vec b)
         {
             lower = lower + low(a) * low(b);
@@ -408,7 +404,7 @@ struct doubles {
         return fast_two_sum(s.hi, s.lo + rest);
     }
 
-    // Of four vectors, pairs are added; then all without error.
+    // Of two vectors the sum is added; all without error.
     struct sum {
         __m512d hi, lo;
 
@@ -420,11 +416,7 @@ struct doubles {
             lo = lo + ((hi - (s - x_part)) + (x - x_part));
             hi = s;
         }
-        SMX_INLINE void add(vec a, vec b, vec c, vec d)
-        {
-            add(a + b);
-            add(c + d);
-        }
+        SMX_INLINE void add(vec a, vec b) { add(a + b); }
         SMX_INLINE void add_product(vec a, vec b) { add(a * b); }
         SMX_INLINE pair total() const { return doubles::lane_sum(hi, lo); }
     };

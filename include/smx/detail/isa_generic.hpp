@@ -265,6 +265,7 @@ struct lane : one_lane<T, T> {
         vec value;
         SMX_INLINE constexpr sum() : value{T(0)} {}
         SMX_INLINE constexpr void add(const vec& x) { value = value + x; }
+        SMX_INLINE constexpr void add(const vec& a, const vec& b) { value = value + (a + b); }
         SMX_INLINE constexpr void add(const vec& a, const vec& b, const vec& c, const vec& d)
         {
             value = value + ((a + b) + (c + d));
@@ -446,6 +447,7 @@ struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
         real value;
         SMX_INLINE constexpr sum() : value{0} {}
         SMX_INLINE constexpr void add(real x) { value = value + x; }
+        SMX_INLINE constexpr void add(real a, real b) { value = value + (a + b); }
         SMX_INLINE constexpr void add(real a, real b, real c, real d) { value = value + ((a + b) + (c + d)); }
         SMX_INLINE constexpr void add_product(real a, real b) { add(a * b); }
         SMX_INLINE constexpr wide total() const { return value; }
@@ -541,12 +543,15 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
             const pair s = two_sum(value.hi, x);
             value = {s.hi, value.lo + s.lo};
         }
-        SMX_INLINE constexpr void add(real a, real b, real c, real d)
+        SMX_INLINE constexpr void add(real a, real b)
         {
             add(a);
             add(b);
-            add(c);
-            add(d);
+        }
+        SMX_INLINE constexpr void add(real a, real b, real c, real d)
+        {
+            add(a, b);
+            add(c, d);
         }
         SMX_INLINE constexpr void add_product(real a, real b) { add(a * b); }
         SMX_INLINE constexpr wide total() const { return fast_two_sum(value.hi, value.lo); }

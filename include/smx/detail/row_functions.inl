@@ -24,10 +24,12 @@ struct row_functions { // each is compiled when it is named: so no auto
     static constexpr decltype(&row_cross_entropy<V>) cross_entropy = row_cross_entropy<V>;
     static constexpr decltype(&row_cross_entropy_gradient<V>) cross_entropy_gradient = row_cross_entropy_gradient<V>;
     static constexpr decltype(&row_cross_entropy_target<V>) cross_entropy_target = row_cross_entropy_target<V>;
-    static constexpr decltype(&row_cross_entropy_target_gradient<V>) cross_entropy_target_gradient = row_cross_entropy_target_gradient<V>;
+    static constexpr decltype(&row_cross_entropy_target_gradient<V>) cross_entropy_target_gradient =
+        row_cross_entropy_target_gradient<V>;
     static constexpr decltype(&row_entropy<V>) entropy = row_entropy<V>;
     static constexpr decltype(&row_entropy_gradient<V>) entropy_gradient = row_entropy_gradient<V>;
-    static constexpr decltype(&row_kl_divergence<typename V::precise>) kl_divergence = row_kl_divergence<typename V::precise>;
+    static constexpr decltype(&row_kl_divergence<typename V::precise>) kl_divergence =
+        row_kl_divergence<typename V::precise>;
     static constexpr decltype(&totals_of<V>) totals = totals_of<V>;
     static constexpr decltype(&row_jacobian_entry<V>) jacobian_entry = row_jacobian_entry<V>;
     static constexpr decltype(&row_jacobian_diagonal<V>) jacobian_diagonal = row_jacobian_diagonal<V>;

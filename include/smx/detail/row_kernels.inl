@@ -8,8 +8,8 @@
 // Not a header: each isa_*.hpp includes this text in its own namespace and target region, after its types. In here there
 // is no #include, no #if, no name of an instruction set, no lambda, no standard library.
 //
-// A pass is a class: (i, inside) does one step, the entries from i on that are inside the row; four(i) does four whole
-// steps at once, and differs from four single steps only where a sum is taken. Body and tail of a row run the same code.
+// A pass is a class: (i, inside) does one step, the entries from i on that are inside the row; together(i) does `group` whole
+// steps at once, and differs from single steps only where a sum is taken. Body and tail of a row run the same code.
 //
 // V supplies scalar, vec (lanes of them), wide (a sum or quotient of higher precision), and two types that say which
 // lanes take part: all, and some. load(p, which, fill) and store(p, which, v) do not touch the other lanes.
@@ -19,8 +19,8 @@ SMX_INLINE constexpr void walk(std::size_t n, Pass& pass)
 {
     std::size_t i = 0;
     if constexpr (!rare) // else a third of the code will do
-        for (; n - i >= 4 * V::lanes; i += 4 * V::lanes)
-            pass.four(i);
+        for (; n - i >= Pass::group * V::lanes; i += Pass::group * V::lanes)
+            pass.together(i);
     for (; n - i >= V::lanes; i += V::lanes)
         pass(i, V::every());
     if (i < n)
@@ -36,20 +36,21 @@ SMX_INLINE constexpr void walk_range(std::size_t first, std::size_t last, Pass& 
         pass(first, V::first(last - first));
 }
 
-template <class V, class Pass> // a pass whose four steps are just that
+template <class V, class Pass> // a pass whose two steps are just that
 struct each_step {
-    SMX_INLINE constexpr void four(std::size_t i)
+    static constexpr std::size_t group = 2;
+
+    SMX_INLINE constexpr void together(std::size_t i)
     {
         Pass& pass = static_cast<Pass&>(*this);
         pass(i, V::every());
         pass(i + V::lanes, V::every());
-        pass(i + 2 * V::lanes, V::every());
-        pass(i + 3 * V::lanes, V::every());
     }
 };
 
-template <class V, class Pass, class Sum = typename V::sum> // a pass that sums what term(i, inside) gives
+template <class V, class Pass, class Sum = typename V::sum> // a pass that sums what term(i, inside) gives, pairs first
 struct each_term {
+    static constexpr std::size_t group = 2;
     Sum sum;
 
     SMX_INLINE constexpr each_term() : sum() {} // an implicit one would not belong to the target region
@@ -58,14 +59,12 @@ struct each_term {
     {
         sum.add(static_cast<Pass&>(*this).term(i, inside));
     }
-    SMX_INLINE constexpr void four(std::size_t i)
+    SMX_INLINE constexpr void together(std::size_t i)
     {
         Pass& pass = static_cast<Pass&>(*this);
         const typename V::vec a = pass.term(i, V::every());
         const typename V::vec b = pass.term(i + V::lanes, V::every());
-        const typename V::vec c = pass.term(i + 2 * V::lanes, V::every());
-        const typename V::vec d = pass.term(i + 3 * V::lanes, V::every());
-        sum.add(a, b, c, d);
+        sum.add(a, b);
     }
 };
 
@@ -95,6 +94,7 @@ struct unmasked_entries {
 // The largest entry. first is one that takes part. A NaN may be lost here: it comes back in the sum.
 template <class V, class Entries>
 struct max_pass {
+    static constexpr std::size_t group = 4;
     const typename V::scalar* x;
     Entries entries;
     typename V::vec first, best, best1, best2, best3;
@@ -104,7 +104,7 @@ struct max_pass {
     {
         best = V::max(best, V::load(x + i, entries.of(i, inside), first));
     }
-    SMX_INLINE constexpr void four(std::size_t i)
+    SMX_INLINE constexpr void together(std::size_t i)
     {
         (*this)(i, V::every());
         best1 = V::max(best1, V::load(x + i + V::lanes, entries.of(i + V::lanes, V::every()), first));
@@ -296,81 +296,6 @@ SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, ty
     walk<V>(n, normalise);
 }
 
-// ---- rows that no cache holds: read once more, but written once, past the cache ----
-
-// the sum of e^(x[i] - max), as exp_pass takes it
-template <class V, class Entries>
-struct exp_sum_pass : each_term<V, exp_sum_pass<V, Entries>, typename V::term_sum> {
-    const typename V::scalar* x;
-    Entries entries;
-    typename V::shift shift;
-    typename V::vec first;
-
-    SMX_INLINE constexpr exp_sum_pass(const typename V::scalar* x_, Entries entries_, const typename V::shift& shift_,
-                                      const typename V::vec& first_)
-        : each_term<V, exp_sum_pass, typename V::term_sum>(), x(x_), entries(entries_), shift(shift_), first(first_)
-    {
-    }
-    template <class Inside>
-    SMX_INLINE constexpr typename V::vec term(std::size_t i, Inside inside) const
-    {
-        const auto which = entries.of(i, inside);
-        return V::keep(which, V::exp_term(V::load(x + i, which, first), shift));
-    }
-};
-
-// p[i] = e^(x[i] - max) / sum; whole steps are at the start of a cache line
-template <class V, class Entries>
-struct quotient_pass {
-    const typename V::scalar* x;
-    typename V::scalar* p;
-    Entries entries;
-    typename V::shift shift;
-    typename V::vec first;
-    typename V::factor inverse;
-
-    SMX_INLINE constexpr quotient_pass(const typename V::scalar* x_, typename V::scalar* p_, Entries entries_,
-                                       const typename V::shift& shift_, const typename V::vec& first_,
-                                       const typename V::factor& inverse_)
-        : x(x_), p(p_), entries(entries_), shift(shift_), first(first_), inverse(inverse_)
-    {
-    }
-    template <class Inside>
-    SMX_INLINE constexpr typename V::vec quotient(std::size_t i, Inside inside) const
-    {
-        const auto which = entries.of(i, inside);
-        return V::keep(which, V::times(V::exp_term(V::load(x + i, which, first), shift), inverse));
-    }
-    SMX_INLINE constexpr void operator()(std::size_t i, typename V::all inside) const
-    {
-        V::stream(p + i, quotient(i, inside));
-    }
-    SMX_INLINE constexpr void operator()(std::size_t i, typename V::some inside) const
-    {
-        V::store(p + i, inside, quotient(i, inside));
-    }
-};
-
-template <class V, class Entries>
-constexpr void sum_and_stream(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
-                              const exp_scale<typename V::scalar>& scale, Entries entries, const typename V::vec& max,
-                              const typename V::vec& first)
-{
-    const typename V::shift shift = V::shift_of(max, scale);
-    exp_sum_pass<V, Entries> terms(logits, entries, shift, first);
-    walk<V>(n, terms);
-    const quotient_pass<V, Entries> quotients(logits, probs, entries, shift, first, V::inverse(terms.sum.total()));
-    const std::size_t head = V::entries_to_line(probs), block = 1024 * V::lanes;
-    for (std::size_t last = n; last > head;) { // backwards: what the cache still holds of the logits is read first
-        const std::size_t begin = head + (last - head - 1) / block * block;
-        walk_range<V>(begin, last, quotients);
-        last = begin;
-    }
-    if (head != 0)
-        quotients(0, V::first(head));
-    V::end_of_stream();
-}
-
 template <class V, class Entries>
 SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
                                      const exp_scale<typename V::scalar>& scale, Entries entries,
@@ -386,8 +311,6 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
         exp_and_normalise<typename V::far>(logits, probs, n, scale, entries, max, first);
     else if (n <= V::brief_length)
         exp_and_normalise<typename V::brief>(logits, probs, n, scale, entries, max, first);
-    else if (n > V::cached_length)
-        sum_and_stream<V>(logits, probs, n, scale, entries, max, first);
     else
         exp_and_normalise<V>(logits, probs, n, scale, entries, max, first);
 }
@@ -583,6 +506,7 @@ struct tangent_row {
 // s, the largest p, and sum p[j] t[j], where p[j] = 0 adds nothing whatever t[j]
 template <class V, class Tangent>
 struct mass_and_dot {
+    static constexpr std::size_t group = 4;
     const typename V::scalar* p;
     Tangent tangent;
     typename V::vec best;
@@ -610,7 +534,7 @@ struct mass_and_dot {
         mass.add(a);
         dot.add(product(i, inside, a));
     }
-    SMX_INLINE constexpr void four(std::size_t i)
+    SMX_INLINE constexpr void together(std::size_t i)
     {
         const typename V::vec a = prob(i, V::every());
         const typename V::vec b = prob(i + V::lanes, V::every());
