@@ -857,3 +857,993 @@ TEST_CASE("softmax_segments: no row, and nothing but empty rows", "[batch][segme
     smx::softmax_segments(x, edges, p);
     CHECK(p == std::vector<float>{0.5f, 0.5f});
 }
+
+// ---- executors -------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// A batch function with its executor: all of them, on memory of their own, in many units of work.
+template <class T>
+struct executed {
+    const char* name;
+    std::function<void(const any_executor&, std::span<T> out)> run;
+    std::size_t out_size;
+};
+
+// 32 KB are one unit: these have some 20.
+template <class T>
+struct workload {
+    static constexpr std::size_t n = 10, stride = 12, count = 20 * 32768 / (sizeof(T) * n) + 7;
+    row<T> logits, probs, vectors;
+    rows::flags mask;
+    std::vector<int> offsets;
+
+    workload() : logits(count * stride), probs(logits.size()), vectors(logits.size()), mask(n)
+    {
+        random_source random(seed_of_all);
+        for (std::size_t r = 0; r < count; ++r) {
+            const std::size_t at = r * stride;
+            put_near_logits<T>(random, std::span<T>(logits).subspan(at, stride));
+            put_probs<T>(random, std::span<T>(probs).subspan(at, stride));
+            put_tangent<T>(random, std::span<const T>(probs).subspan(at, stride),
+                           std::span<T>(vectors).subspan(at, stride));
+        }
+        mask[3] = false;
+        offsets = {0};
+        while (static_cast<std::size_t>(offsets.back()) < logits.size())
+            offsets.push_back(static_cast<int>(
+                std::min(logits.size(), static_cast<std::size_t>(offsets.back()) + random.below(2 * n + 1))));
+    }
+
+    std::vector<executed<T>> all() const
+    {
+        std::vector<executed<T>> out;
+        for (const rows_function<T>& f : rows_functions<T>())
+            out.push_back({f.name,
+                           [this, f](const any_executor& exec, std::span<T> to) {
+                               f.all(exec, {f.of_logits ? logits : probs,
+                                            f.of_logits ? std::span<const T>() : std::span<const T>(vectors),
+                                            to,
+                                            {n, stride}});
+                           },
+                           f.one_result ? count : logits.size()});
+        out.push_back({"softmax, masked",
+                       [this](const any_executor& exec, std::span<T> to) {
+                           smx::softmax_rows(exec, logits, to, {n, stride}, {.mask = mask.span()});
+                       },
+                       logits.size()});
+        out.push_back(
+            {"softmax_segments",
+             [this](const any_executor& exec, std::span<T> to) { smx::softmax_segments(exec, logits, offsets, to); },
+             logits.size()});
+        out.push_back({"softmax_columns",
+                       [this](const any_executor& exec, std::span<T> to) {
+                           smx::softmax_columns(exec, logits, to, logits.size() / stride);
+                       },
+                       logits.size()});
+        return out;
+    }
+};
+
+} // namespace
+
+TEMPLATE_TEST_CASE("batch: every executor gives the same bits", "[batch][executor]", float, double)
+{
+    using T = TestType;
+    const workload<T> work;
+    for (const executed<T>& each : work.all()) {
+        row<T> expected(each.out_size, T(7));
+        each.run(smx::sequential, expected);
+        for (const named_executor& by : executors()) {
+            row<T> out(each.out_size, T(7));
+            each.run(by.run, out);
+            CAPTURE(each.name, by.name);
+            REQUIRE(same_or_nan(out.data(), expected.data(), out.size()));
+        }
+    }
+}
+
+TEMPLATE_TEST_CASE("batch: each unit of work writes what is its own, and all of them all", "[batch][executor]", float,
+                   double)
+{
+    using T = TestType;
+    const workload<T> work;
+    T pattern{};
+    bits::put_nan(pattern, 3);
+    for (const executed<T>& each : work.all()) {
+        std::vector<int> writers(each.out_size);
+        std::size_t units = 0, calls = 0;
+        row<T> out(each.out_size, pattern);
+        const auto recording = [&](std::size_t count, const pieces& body) {
+            units = count;
+            ++calls;
+            for (std::size_t i = 0; i < count; ++i) {
+                std::fill(out.begin(), out.end(), pattern);
+                body(i, i + 1);
+                for (std::size_t k = 0; k < out.size(); ++k)
+                    writers[k] += !bits::same(out[k], pattern);
+            }
+        };
+        each.run(recording, out);
+        CAPTURE(each.name, units);
+        CHECK(calls == 1);
+        CHECK(units >= 2); // of 32 KB each, not of one row
+        CHECK(units <= 30);
+        row<T> all(each.out_size, pattern);
+        each.run(smx::sequential, all);
+        std::size_t wrong = 0;
+        for (std::size_t k = 0; k < all.size(); ++k)
+            wrong += writers[k] != (bits::same(all[k], pattern) ? 0 : 1);
+        CHECK(wrong == 0);
+    }
+}
+
+TEST_CASE("batch: work of less than 32 KB is one unit, a longer row is one", "[batch][executor]")
+{
+    std::size_t units = 0;
+    const auto counting = [&](std::size_t count, auto&&) { units = count; };
+    std::vector<float> x(100000);
+    smx::softmax_rows(counting, std::span(x).first(8000), std::span(x).first(8000), 10);
+    CHECK(units == 1);
+    smx::softmax_rows(counting, x, x, 50000);
+    CHECK(units == 2);
+    smx::softmax_columns(counting, std::span(x).first(8000), std::span(x).first(8000), 10);
+    CHECK(units == 1);
+    units = 7;
+    smx::softmax_rows(counting, std::span(x).first(0), std::span(x).first(0), 10);
+    smx::softmax_columns(counting, std::span(x).first(0), std::span(x).first(0), 10);
+    CHECK(units == 7); // nothing to do: not called
+}
+
+TEST_CASE("batch: what an executor or a piece throws passes through, after all threads have ended", "[batch][executor]")
+{
+    struct failure {
+        std::size_t at;
+    };
+    const workload<float> work;
+    for (const executed<float>& each : work.all()) {
+        std::vector<float> out(each.out_size);
+        const auto throwing = [](std::size_t count, const pieces&) { throw failure{count}; };
+        CHECK_THROWS_AS(each.run(throwing, out), failure);
+    }
+
+    for (const unsigned k : {1u, 2u, 4u, 0u}) {
+        const smx::threads threads{k};
+        std::atomic<std::size_t> running = 0, done = 0;
+        const auto body = [&](std::size_t first, std::size_t last) {
+            ++running;
+            std::this_thread::yield();
+            --running;
+            done += last - first;
+            throw failure{first};
+        };
+        std::size_t caught = 7;
+        try {
+            threads(100, body);
+        } catch (const failure& error) {
+            caught = error.at;
+        }
+        CHECK(caught == 0); // the first piece's
+        CHECK(running == 0);
+        CHECK(done == 100);
+    }
+}
+
+TEST_CASE("threads: pieces cover all units once, on at most k threads", "[batch][executor]")
+{
+    for (const unsigned k : {0u, 1u, 2u, 3u, 4u, 64u})
+        for (const std::size_t units : {0u, 1u, 2u, 3u, 5u, 100u}) {
+            std::mutex guard;
+            std::vector<int> seen(units);
+            std::vector<std::thread::id> ids;
+            bool caller_took_part = false;
+            smx::threads{k}(units, [&](std::size_t first, std::size_t last) {
+                const std::scoped_lock lock(guard);
+                ids.push_back(std::this_thread::get_id());
+                for (std::size_t i = first; i < last; ++i)
+                    ++seen[i];
+            });
+            for (const std::thread::id& id : ids)
+                caller_took_part = caller_took_part || id == std::this_thread::get_id();
+            CAPTURE(k, units);
+            CHECK(std::all_of(seen.begin(), seen.end(), [](int times) { return times == 1; }));
+            CHECK(ids.size() <= units);
+            if (k != 0)
+                CHECK(ids.size() == std::min<std::size_t>(k, units));
+            CHECK(caller_took_part == (units != 0));
+        }
+}
+
+// ---- other scalars ---------------------------------------------------------------------------------------------------
+
+namespace {
+
+// value + slope e, e^2 = 0
+struct dual {
+    double value, slope;
+    dual(int constant) : value(constant), slope(0) {}
+    dual(double value_, double slope_) : value(value_), slope(slope_) {}
+    friend dual operator+(const dual& a, const dual& b) { return {a.value + b.value, a.slope + b.slope}; }
+    friend dual operator-(const dual& a, const dual& b) { return {a.value - b.value, a.slope - b.slope}; }
+    friend dual operator*(const dual& a, const dual& b)
+    {
+        return {a.value * b.value, a.slope * b.value + a.value * b.slope};
+    }
+    friend dual operator/(const dual& a, const dual& b)
+    {
+        return {a.value / b.value, (a.slope - a.value / b.value * b.slope) / b.value};
+    }
+    friend bool operator<(const dual& a, const dual& b) { return a.value < b.value; }
+    friend dual exp(const dual& a) { return {std::exp(a.value), std::exp(a.value) * a.slope}; }
+    friend dual log(const dual& a) { return {std::log(a.value), a.slope / a.value}; }
+};
+
+bool equal(const dual& a, const dual& b) { return bits::same(a.value, b.value) && bits::same(a.slope, b.slope); }
+bool equal(long double a, long double b) { return bits::same(a, b); }
+
+long double a_scalar(random_source& random, long double*) { return static_cast<long double>(random.normal()); }
+dual a_scalar(random_source& random, dual*) { return {random.normal(), random.normal()}; }
+
+} // namespace
+
+TEMPLATE_TEST_CASE("batch: rows of long double and of a user's scalar equal single calls", "[batch][scalars]",
+                   long double, dual)
+{
+    using T = TestType;
+    random_source random(seed_of_all);
+    for (const std::size_t n : {1u, 2u, 10u, 33u}) {
+        const std::size_t stride = n + 2, count = 7, size = count * stride - 2;
+        const smx::row_layout layout(n, stride);
+        std::vector<T> x, p(size, T(0)), v;
+        for (std::size_t i = 0; i < size; ++i) {
+            x.push_back(a_scalar(random, static_cast<T*>(nullptr)));
+            v.push_back(a_scalar(random, static_cast<T*>(nullptr)));
+        }
+        rows::flags mask(n);
+        mask[n / 2] = n < 2;
+        const smx::softmax_options<T> options{T(2), mask.span()};
+        std::vector<T> out(size, T(7)), expected(n, T(0)), sums(count, T(7));
+        const auto check = [&](auto single) {
+            bool all = true;
+            for (std::size_t r = 0; r < count; ++r) {
+                single(r * stride);
+                for (std::size_t i = 0; i < n; ++i)
+                    all = all && equal(out[r * stride + i], expected[i]);
+                for (std::size_t i = r * stride + n; i < std::min(size, (r + 1) * stride); ++i)
+                    all = all && equal(out[i], T(7));
+            }
+            CHECK(all);
+        };
+        const auto part = [&](const std::vector<T>& all, std::size_t at) {
+            return std::span<const T>(all).subspan(at, n);
+        };
+        smx::softmax_rows(x, p, layout);
+        smx::softmax_rows(smx::threads{2}, x, out, layout, options);
+        check([&](std::size_t at) { smx::softmax(part(x, at), expected, options); });
+        smx::log_softmax_rows(x, out, layout, options);
+        check([&](std::size_t at) { smx::log_softmax(part(x, at), expected, options); });
+        smx::softmax_jvp_rows(p, v, out, layout);
+        check([&](std::size_t at) { smx::softmax_jvp(part(p, at), part(v, at), expected); });
+        smx::softmax_vjp_rows(p, v, out, layout);
+        check([&](std::size_t at) { smx::softmax_vjp(part(p, at), part(v, at), expected); });
+        smx::log_softmax_jvp_rows(p, v, out, layout);
+        check([&](std::size_t at) { smx::log_softmax_jvp(part(p, at), part(v, at), expected); });
+        smx::log_softmax_vjp_rows(p, v, out, layout);
+        check([&](std::size_t at) { smx::log_softmax_vjp(part(p, at), part(v, at), expected); });
+        smx::logsumexp_rows(x, sums, layout);
+        for (std::size_t r = 0; r < count; ++r)
+            CHECK(equal(sums[r], smx::logsumexp(part(x, r * stride))));
+
+        // A matrix of one row that stands upright: columns of its entries are 1, of n entries as softmax.
+        std::vector<T> upright(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(n)), probs(n, T(0));
+        smx::softmax_columns(upright, probs, n);
+        for (const T& each : probs)
+            CHECK(equal(each, T(1)));
+        const int offsets[] = {0, 0, static_cast<int>(n)};
+        smx::softmax(upright, expected);
+        smx::softmax_segments(upright, offsets, probs);
+        for (std::size_t i = 0; i < n; ++i)
+            CHECK(equal(probs[i], expected[i]));
+        smx::softmax_columns(upright, probs, 1);
+        for (std::size_t i = 0; i < n; ++i)
+            CHECK(!(probs[i] < expected[i] * (T(1) - T(1) / T(1 << 30))));
+    }
+}
+
+// ---- bad calls -------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// What a call threw: the text of std::invalid_argument, or how it failed to throw one.
+template <class Call>
+std::string message_of(Call call)
+{
+    try {
+        call();
+    } catch (const std::invalid_argument& error) {
+        return error.what();
+    } catch (...) {
+        return "threw something else";
+    }
+    return "threw nothing";
+}
+
+// An output that must stay as it is, and an executor that must not be called.
+template <class T>
+struct untouched {
+    std::vector<T> memory;
+    bool called = false;
+
+    explicit untouched(std::size_t n) : memory(n, T(-77)) {}
+    std::span<T> first(std::size_t n) { return std::span<T>(memory).first(n); }
+    auto executor()
+    {
+        return [this](std::size_t, auto&&) { called = true; };
+    }
+    bool intact() const
+    {
+        return !called && std::all_of(memory.begin(), memory.end(), [](const T& each) { return each == T(-77); });
+    }
+};
+
+// The functions of rows with one input, then those with two, as the messages call them.
+struct names {
+    const char *function, *in, *with, *out;
+};
+constexpr names names_of[] = {
+    {"softmax_rows", "logits", "", "probs"},
+    {"log_softmax_rows", "logits", "", "log_probs"},
+    {"logsumexp_rows", "logits", "", "out"},
+    {"softmax_jvp_rows", "probs", "tangents", "out"},
+    {"softmax_vjp_rows", "probs", "cotangents", "out"},
+    {"log_softmax_jvp_rows", "probs", "tangents", "out"},
+    {"log_softmax_vjp_rows", "probs", "cotangents", "out"},
+};
+
+std::string number_of(std::size_t n) { return std::to_string(n); }
+
+} // namespace
+
+TEMPLATE_TEST_CASE("batch: a bad layout is refused with its numbers, and nothing is written", "[batch][check]", float,
+                   double, long double)
+{
+    using T = TestType;
+    const auto functions = rows_functions<T>();
+    const std::vector<T> in(100, T(1));
+    struct shape {
+        std::size_t size, length, stride, rows;
+        std::string text;
+    };
+    const shape shapes[] = {
+        {24, 0, 0, 0, "row_length is 0"},
+        {24, 0, 5, 0, "row_length is 0"},
+        {0, 0, 0, 0, "row_length is 0"},
+        {24, 6, 5, 4, "row_stride is 5, row_length is 6"},
+        {24, 6, 0, 4, "row_stride is 0, row_length is 6"},
+        {0, 6, 5, 0, "row_stride is 5, row_length is 6"},
+        {24, 5, 5, 5, "IN has 24 elements, row_length is 5"},
+        {4, 5, 5, 1, "IN has 4 elements, row_length is 5"},
+        {1, std::size_t(-1), std::size_t(-1), 1, "IN has 1 elements, row_length is " + number_of(std::size_t(-1))},
+        {24, 5, 7, 4, "IN has 24 elements, row_length is 5, row_stride is 7"}, // 21 + 3
+        {27, 5, 7, 4, "IN has 27 elements, row_length is 5, row_stride is 7"}, // 21 + 6
+        {4, 5, 7, 1, "IN has 4 elements, row_length is 5, row_stride is 7"},
+    };
+    for (std::size_t k = 0; k < functions.size(); ++k)
+        for (const shape& each : shapes) {
+            const rows_function<T>& f = functions[k];
+            untouched<T> out(100);
+            const std::span<const T> x = std::span<const T>(in).first(each.size);
+            const batch<T> b{x,
+                             f.of_logits ? std::span<const T>() : x,
+                             out.first(f.one_result ? each.rows : each.size),
+                             {each.length, each.stride}};
+            std::string text = each.text;
+            if (text.compare(0, 2, "IN") == 0)
+                text.replace(0, 2, names_of[k].in);
+            CHECK(message_of([&] { f.all(out.executor(), b); }) ==
+                  rows::joined("smx::", names_of[k].function, ": ", text));
+            CHECK(out.intact());
+        }
+    // what stands just inside the contract
+    for (std::size_t k = 0; k < functions.size(); ++k)
+        for (const shape& each : {shape{26, 5, 7, 4, ""},
+                                  {28, 5, 7, 4, ""},
+                                  {5, 5, 7, 1, ""},
+                                  {7, 5, 7, 1, ""},
+                                  {0, 5, 7, 0, ""},
+                                  {25, 5, 5, 5, ""}}) {
+            const rows_function<T>& f = functions[k];
+            std::vector<T> out(100);
+            const std::span<const T> x = std::span<const T>(in).first(each.size);
+            CHECK(message_of([&] {
+                      f.all(smx::sequential, {x,
+                                              f.of_logits ? std::span<const T>() : x,
+                                              std::span<T>(out).first(f.one_result ? each.rows : each.size),
+                                              {each.length, each.stride}});
+                  }) == "threw nothing");
+        }
+}
+
+TEMPLATE_TEST_CASE("batch: rows of another size are refused with both sizes, and nothing is written", "[batch][check]",
+                   float, double, long double)
+{
+    using T = TestType;
+    const auto functions = rows_functions<T>();
+    const std::vector<T> in(100, T(1));
+    const std::span<const T> x = std::span<const T>(in).first(20);
+    for (std::size_t k = 0; k < functions.size(); ++k)
+        for (const std::size_t wrong : {0u, 15u, 19u, 21u, 25u}) {
+            const rows_function<T>& f = functions[k];
+            const std::string start = rows::joined("smx::", names_of[k].function, ": ");
+            untouched<T> out(100);
+            const std::string of_out = message_of(
+                [&] { f.all(out.executor(), {x, f.of_logits ? std::span<const T>() : x, out.first(wrong), 5}); });
+            CHECK(of_out == (f.one_result
+                                 ? rows::joined(start, "out has ", number_of(wrong), " elements, there are 4 rows")
+                                 : rows::joined(start, names_of[k].out, " has ", number_of(wrong), " elements, ",
+                                                names_of[k].in, " has 20")));
+            CHECK(out.intact());
+            if (f.of_logits)
+                continue;
+            const std::string of_with =
+                message_of([&] { f.all(out.executor(), {x, std::span<const T>(in).first(wrong), out.first(20), 5}); });
+            CHECK(of_with ==
+                  rows::joined(start, names_of[k].with, " has ", number_of(wrong), " elements, probs has 20"));
+            CHECK(out.intact());
+        }
+    untouched<T> out(100);
+    CHECK(message_of([&] { smx::softmax_columns(out.executor(), x, out.first(19), 5); }) ==
+          "smx::softmax_columns: probs has 19 elements, logits has 20");
+    const int offsets[] = {0, 20};
+    CHECK(message_of([&] { smx::softmax_segments(out.executor(), x, offsets, out.first(19)); }) ==
+          "smx::softmax_segments: probs has 19 elements, logits has 20");
+    CHECK(out.intact());
+}
+
+TEMPLATE_TEST_CASE("batch: a mask of another size and a bad temperature are refused", "[batch][check]", float, double,
+                   long double)
+{
+    using T = TestType;
+    const auto functions = rows_functions<T>();
+    const std::vector<T> in(18, T(1)); // 3 rows of 4 with 3 between, the last without
+    const smx::row_layout layout(4, 7);
+    for (std::size_t k = 0; k < functions.size(); ++k) {
+        const rows_function<T>& f = functions[k];
+        if (!f.has_options)
+            continue;
+        const std::string start = rows::joined("smx::", names_of[k].function, ": ");
+        for (const std::size_t size : {1u, 3u, 5u, 7u, 12u, 17u, 19u, 21u}) {
+            untouched<T> out(18);
+            const rows::flags mask(size);
+            CHECK(message_of([&] { f.all(out.executor(), {in, {}, out.memory, layout, T(1), mask.span()}); }) ==
+                  rows::joined(start, "mask has ", number_of(size), " elements, row_length is 4, logits has 18"));
+            CHECK(out.intact());
+        }
+        for (std::size_t which = 0; which < 6 + bits::nan_kinds; ++which) {
+            untouched<T> out(18);
+            T t = which == 0 ? T(0) : which == 1 ? T(-0.0) : which == 2 ? T(-1) : -std::numeric_limits<T>::denorm_min();
+            if (which == 4 || which == 5)
+                bits::put_infinity(t, which == 5);
+            else if (which > 5)
+                bits::put_nan(t, which - 6);
+            batch<T> b{in, {}, out.memory, layout};
+            std::memcpy(&b.temperature, &t, sizeof t);
+            const std::string text = message_of([&] { f.all(out.executor(), b); });
+            CAPTURE(text, which);
+            CHECK(text.compare(0, start.size() + 15, rows::joined(start, "temperature is ")) == 0);
+            CHECK(out.intact());
+            b.in = b.in.first(0); // no row: checked all the same
+            b.out = b.out.first(0);
+            CHECK(message_of([&] { f.all(out.executor(), b); }) == text);
+        }
+    }
+}
+
+TEST_CASE("batch: an output that partly overlaps an input or the mask is refused", "[batch][check]")
+{
+    const auto functions = rows_functions<float>();
+    constexpr std::size_t n = 4, size = 12;
+    for (std::size_t k = 0; k < functions.size(); ++k) {
+        const rows_function<float>& f = functions[k];
+        const std::size_t out_size = f.one_result ? size / n : size;
+        const std::vector<float> other(size, 1);
+        for (std::size_t begin = 1; begin < size + out_size; ++begin)
+            for (const bool second : {false, true}) {
+                if ((second && f.of_logits) || (begin == size && out_size == size))
+                    continue;
+                untouched<float> all(3 * size);
+                const std::span<const float> moving = std::span(all.memory).subspan(begin, size);
+                batch<float> b{second ? std::span<const float>(other) : moving,
+                               {}, // out begins at `size`
+                               std::span(all.memory).subspan(size, out_size),
+                               n};
+                if (!f.of_logits)
+                    b.with = second ? moving : std::span<const float>(other);
+                CAPTURE(f.name, begin, second);
+                CHECK(message_of([&] { f.all(all.executor(), b); }) ==
+                      rows::joined("smx::", names_of[k].function, ": ", names_of[k].out, " (", number_of(out_size),
+                                   " elements) partly overlaps ", second ? names_of[k].with : names_of[k].in,
+                                   " (12 elements)"));
+                CHECK(all.intact());
+            }
+    }
+    untouched<float> all(3 * size);
+    const auto x = std::span(all.memory).subspan(1, size), p = all.first(size);
+    CHECK(message_of([&] { smx::softmax_columns(all.executor(), x, p, n); }) ==
+          "smx::softmax_columns: probs (12 elements) partly overlaps logits (12 elements)");
+    const int offsets[] = {0, 12};
+    CHECK(message_of([&] { smx::softmax_segments(all.executor(), x, offsets, p); }) ==
+          "smx::softmax_segments: probs (12 elements) partly overlaps logits (12 elements)");
+    CHECK(all.intact());
+
+    // A mask, or offsets, in the memory of the output: of another type, so never the same row, wherever they begin.
+    union shared {
+        float probs[size];
+        bool mask[sizeof(float) * size];
+        int offsets[size];
+    } memory{{}};
+    const std::vector<float> logits(size, 1.0f);
+    CHECK(message_of([&] {
+              smx::softmax_rows(logits, memory.probs, n, {.mask = std::span<const bool>(memory.mask, n)});
+          }) == "smx::softmax_rows: probs (12 elements) partly overlaps mask (4 elements)");
+    CHECK(message_of([&] { smx::softmax_segments(logits, memory.offsets, memory.probs); }) ==
+          "smx::softmax_segments: probs (12 elements) partly overlaps offsets (12 elements)");
+}
+
+TEST_CASE("softmax_columns: a column_count of 0, or one that does not divide the size, is refused", "[batch][check]")
+{
+    const std::vector<double> in(20, 1.0);
+    for (const std::size_t count :
+         {std::size_t(0), std::size_t(3), std::size_t(21), std::size_t(40), std::size_t(-1)}) {
+        untouched<double> out(20);
+        CHECK(message_of([&] { smx::softmax_columns(out.executor(), in, out.memory, count); }) ==
+              rows::joined("smx::softmax_columns: logits has 20 elements, column_count is ", number_of(count)));
+        CHECK(out.intact());
+    }
+    std::vector<double> nothing;
+    CHECK(message_of([&] { smx::softmax_columns(nothing, nothing, 0); }) ==
+          "smx::softmax_columns: logits has 0 elements, column_count is 0");
+    CHECK(message_of([&] { smx::softmax_columns(nothing, nothing, 5); }) == "threw nothing");
+}
+
+TEST_CASE("softmax_segments: offsets that do not ascend from 0 to the size are refused", "[batch][check]")
+{
+    const std::vector<double> in(10, 1.0);
+    const auto text_of = [&](const auto& offsets) {
+        untouched<double> out(10);
+        const std::string text = message_of([&] { smx::softmax_segments(out.executor(), in, offsets, out.memory); });
+        CHECK(out.intact());
+        const std::string start = "smx::softmax_segments: ";
+        CHECK(text.compare(0, start.size(), start) == 0);
+        return text.substr(std::min(text.size(), start.size()));
+    };
+    using ints = std::vector<int>;
+    using longs = std::vector<long long>;
+    using bytes = std::vector<unsigned char>;
+    using sizes = std::vector<std::size_t>;
+    CHECK(text_of(ints{}) == "offsets has 0 elements, logits has 10");
+    CHECK(text_of(ints{10}) == "offsets[0] is 10, must be 0");
+    CHECK(text_of(ints{1, 10}) == "offsets[0] is 1, must be 0");
+    CHECK(text_of(ints{-1, 10}) == "offsets[0] is -1, must be 0");
+    CHECK(text_of(ints{0, 5, 4, 10}) == "offsets[2] is 4, the one before is 5");
+    CHECK(text_of(ints{0, 11, 10}) == "offsets[2] is 10, the one before is 11");
+    CHECK(text_of(ints{0, -3, 10}) == "offsets[1] is -3, the one before is 0");
+    CHECK(text_of(ints{0, 5, -5, 10}) == "offsets[2] is -5, the one before is 5");
+    CHECK(text_of(longs{0, std::numeric_limits<long long>::min()}) ==
+          "offsets[1] is -9223372036854775808, the one before is 0");
+    CHECK(text_of(ints{0}) == "offsets[0] is 0, the size of logits is 10");
+    CHECK(text_of(ints{0, 5, 9}) == "offsets[2] is 9, the size of logits is 10");
+    CHECK(text_of(ints{0, 5, 11}) == "offsets[2] is 11, the size of logits is 10");
+    CHECK(text_of(bytes{0, 200, 10}) == "offsets[2] is 10, the one before is 200");
+    CHECK(text_of(sizes{0, 5, std::size_t(-1)}) ==
+          rows::joined("offsets[2] is ",
+                       std::to_string(std::min<unsigned long long>(std::size_t(-1), 0x7fffffffffffffff)),
+                       ", the size of logits is 10"));
+    CHECK(text_of(longs{0, 5, 0x10000000aLL}) == // 2^32 + 10 is not 10
+          "offsets[2] is 4294967306, the size of logits is 10");
+    CHECK(text_of(std::vector<signed char>{0, 5, 9}) == "offsets[2] is 9, the size of logits is 10");
+}
+
+// ---- what does not compile ---------------------------------------------------------------------------------------------
+
+namespace {
+
+struct softmax_rows {
+    template <class... A>
+    auto operator()(A&&... a) -> decltype(smx::softmax_rows(std::forward<A>(a)...));
+};
+struct log_softmax_rows {
+    template <class... A>
+    auto operator()(A&&... a) -> decltype(smx::log_softmax_rows(std::forward<A>(a)...));
+};
+struct logsumexp_rows {
+    template <class... A>
+    auto operator()(A&&... a) -> decltype(smx::logsumexp_rows(std::forward<A>(a)...));
+};
+struct softmax_jvp_rows {
+    template <class... A>
+    auto operator()(A&&... a) -> decltype(smx::softmax_jvp_rows(std::forward<A>(a)...));
+};
+struct softmax_vjp_rows {
+    template <class... A>
+    auto operator()(A&&... a) -> decltype(smx::softmax_vjp_rows(std::forward<A>(a)...));
+};
+struct log_softmax_jvp_rows {
+    template <class... A>
+    auto operator()(A&&... a) -> decltype(smx::log_softmax_jvp_rows(std::forward<A>(a)...));
+};
+struct log_softmax_vjp_rows {
+    template <class... A>
+    auto operator()(A&&... a) -> decltype(smx::log_softmax_vjp_rows(std::forward<A>(a)...));
+};
+struct softmax_columns {
+    template <class... A>
+    auto operator()(A&&... a) -> decltype(smx::softmax_columns(std::forward<A>(a)...));
+};
+struct softmax_segments {
+    template <class... A>
+    auto operator()(A&&... a) -> decltype(smx::softmax_segments(std::forward<A>(a)...));
+};
+
+using floats = std::vector<float>;
+using doubles = std::vector<double>;
+template <class T, std::size_t N>
+using array = std::array<T, N>;
+
+template <class F, class... A>
+constexpr bool takes = std::is_invocable_v<F, A...>;
+
+// How many functions take these rows, all of whose inputs are alike? Each without an executor and with one.
+template <class In, class Out, class Layout = smx::row_layout>
+constexpr int takers =
+    takes<softmax_rows, In, Out, Layout> + takes<log_softmax_rows, In, Out, Layout> +
+    takes<softmax_jvp_rows, In, In, Out, Layout> + takes<softmax_vjp_rows, In, In, Out, Layout> +
+    takes<log_softmax_jvp_rows, In, In, Out, Layout> + takes<log_softmax_vjp_rows, In, In, Out, Layout> +
+    takes<softmax_columns, In, Out, std::size_t> + takes<softmax_segments, In, std::vector<int>&, Out>;
+template <class Exec, class In, class Out, class Layout = smx::row_layout>
+constexpr int takers_by =
+    takes<softmax_rows, Exec, In, Out, Layout> + takes<log_softmax_rows, Exec, In, Out, Layout> +
+    takes<softmax_jvp_rows, Exec, In, In, Out, Layout> + takes<softmax_vjp_rows, Exec, In, In, Out, Layout> +
+    takes<log_softmax_jvp_rows, Exec, In, In, Out, Layout> + takes<log_softmax_vjp_rows, Exec, In, In, Out, Layout> +
+    takes<softmax_columns, Exec, In, Out, std::size_t> + takes<softmax_segments, Exec, In, std::vector<int>&, Out>;
+template <class In, class Out>
+constexpr bool accepted = takers<In, Out> == 8 && takers_by<smx::threads, In, Out> == 8;
+template <class In, class Out>
+constexpr bool rejected = takers<In, Out> == 0 && takers_by<smx::threads, In, Out> == 0;
+
+static_assert(accepted<floats&, floats&>);
+static_assert(accepted<const floats&, std::span<float>>);
+static_assert(accepted<floats, floats&>); // a temporary input outlives the call
+static_assert(accepted<const array<double, 12>&, array<double, 12>&>);
+static_assert(accepted<const long double (&)[3], std::span<long double>>);
+static_assert(accepted<std::vector<dual>&, std::vector<dual>&>);
+
+static_assert(rejected<floats&, floats>);                            // temporary output
+static_assert(rejected<floats&, const floats&>);                     // const output
+static_assert(rejected<floats&, std::span<const float>>);            // const output
+static_assert(rejected<floats&, doubles&>);                          // two scalars
+static_assert(rejected<std::vector<int>&, std::vector<int>&>);       // integers
+static_assert(rejected<std::vector<bool>&, std::vector<bool>&>);     // integers
+static_assert(rejected<std::list<float>&, floats&>);                 // not contiguous
+static_assert(rejected<floats&, std::deque<float>&>);                // not contiguous
+static_assert(rejected<std::vector<floats>&, floats&>);              // rows of rows: one contiguous range is asked for
+static_assert(rejected<const array<float, 12>&, array<float, 11>&>); // static extents
+static_assert(rejected<float*, float*>);                             // no size
+
+// Each further input is held to the same rules.
+template <class F>
+constexpr bool checks_its_second_input =
+    takes<F, floats&, const floats&, floats&, int> && !takes<F, floats&, doubles&, floats&, int> &&
+    !takes<F, floats&, std::list<float>&, floats&, int> &&
+    !takes<F, array<float, 4>&, array<float, 3>&, array<float, 4>&, int> &&
+    !takes<F, floats&, array<float, 4>&, array<float, 3>&, int>;
+static_assert(checks_its_second_input<softmax_jvp_rows>);
+static_assert(checks_its_second_input<softmax_vjp_rows>);
+static_assert(checks_its_second_input<log_softmax_jvp_rows>);
+static_assert(checks_its_second_input<log_softmax_vjp_rows>);
+
+// one result for each row
+static_assert(takes<logsumexp_rows, const floats&, floats&, int>);
+static_assert(takes<logsumexp_rows, const array<float, 12>&, array<float, 3>&, int>);
+static_assert(takes<logsumexp_rows, smx::threads, floats&, floats&, smx::row_layout>);
+static_assert(!takes<logsumexp_rows, floats&, floats, int>);
+static_assert(!takes<logsumexp_rows, floats&, doubles&, int>);
+static_assert(!takes<logsumexp_rows, floats&, floats&>);
+
+// layouts: a length, or a length and a stride in braces
+template <class T>
+concept written_in_braces = requires(std::vector<T>& row, std::span<const bool> mask, smx::threads exec) {
+    smx::softmax_rows(row, row, 10);
+    smx::softmax_rows(row, row, {10, 16});
+    smx::softmax_rows(row, row, {10, 16}, {.temperature = T(2), .mask = mask});
+    smx::softmax_rows(exec, row, row, {10, 16}, {.mask = mask});
+    smx::log_softmax_rows(exec, row, row, {10, 16});
+    smx::logsumexp_rows(exec, row, row, {10, 16});
+    smx::softmax_vjp_rows(exec, row, row, row, {10, 16});
+};
+static_assert(written_in_braces<float>);
+static_assert(written_in_braces<long double>);
+static_assert(written_in_braces<dual>);
+static_assert(takers<floats&, floats&, int> == 8);
+static_assert(takers<floats&, floats&, floats&> == 2); // columns and segments, which take no layout
+static_assert(smx::row_layout(10).row_stride == 10 && smx::row_layout(10, 16).row_stride == 16);
+static_assert(!std::is_default_constructible_v<smx::row_layout>);
+
+// executors
+using function = void(std::size_t, const pieces&);
+static_assert(smx::executor<smx::sequential_executor>);
+static_assert(smx::executor<const smx::threads&>);
+static_assert(smx::executor<any_executor>);
+static_assert(smx::executor<function&>);
+static_assert(!smx::executor<floats&>);
+static_assert(!smx::executor<int>);
+static_assert(!smx::executor<void (*)(std::size_t)>);
+static_assert(!smx::executor<pieces>); // a body is no executor
+static_assert(takers_by<const smx::sequential_executor&, floats&, floats&> == 8);
+static_assert(takers_by<any_executor&, floats&, floats&> == 8);
+static_assert(takers_by<int, floats&, floats&> == 0);
+static_assert(takers_by<pieces&, floats&, floats&> == 0);
+
+// offsets
+template <class Offsets>
+constexpr bool are_offsets = takes<softmax_segments, floats&, Offsets, floats&>;
+static_assert(are_offsets<const std::vector<unsigned char>&>);
+static_assert(are_offsets<std::vector<std::size_t>>);
+static_assert(are_offsets<std::span<const long>>);
+static_assert(are_offsets<const short (&)[3]>);
+static_assert(!are_offsets<floats&>);
+static_assert(!are_offsets<bool (&)[3]>);
+static_assert(!are_offsets<std::vector<bool>&>);
+static_assert(!are_offsets<std::list<int>&>);
+static_assert(!are_offsets<int>);
+
+// masks
+template <class Mask>
+concept is_mask = requires(floats& row, Mask mask) { smx::softmax_rows(row, row, 4, {.mask = mask}); };
+static_assert(is_mask<std::span<const bool>>);
+static_assert(is_mask<bool (&)[4]>);
+static_assert(!is_mask<std::vector<bool>&>);
+static_assert(!is_mask<std::vector<char>&>);
+
+} // namespace
+
+// ---- memory ------------------------------------------------------------------------------------------------------------
+
+#if __has_include(<sys/mman.h>)
+
+namespace {
+
+// Pages of which every other one may not be touched: rows in those between are as far apart as two pages.
+class guarded_pages {
+public:
+    explicit guarded_pages(std::size_t count) : page_(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))), count_(count)
+    {
+        void* all = mmap(nullptr, (2 * count_ + 1) * page_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        REQUIRE(all != MAP_FAILED);
+        base_ = static_cast<unsigned char*>(all);
+        for (std::size_t k = 0; k < count_; ++k)
+            REQUIRE(mprotect(base_ + (2 * k + 1) * page_, page_, PROT_READ | PROT_WRITE) == 0);
+    }
+    guarded_pages(const guarded_pages&) = delete;
+    guarded_pages& operator=(const guarded_pages&) = delete;
+    ~guarded_pages() { munmap(base_, (2 * count_ + 1) * page_); }
+
+    // rows of n elements that end, or begin, where a page does
+    template <class E>
+    std::span<E> rows(std::size_t n, bool at_end)
+    {
+        unsigned char* first = base_ + page_ + (at_end ? page_ - n * sizeof(E) : 0);
+        return {reinterpret_cast<E*>(first), (count_ - 1) * stride<E>() + n};
+    }
+    template <class E>
+    std::size_t stride() const
+    {
+        return 2 * page_ / sizeof(E);
+    }
+
+private:
+    std::size_t page_, count_;
+    unsigned char* base_ = nullptr;
+};
+
+} // namespace
+
+TEMPLATE_TEST_CASE("batch: nothing is read or written between rows, before the first or behind the last",
+                   "[batch][memory]", float, double)
+{
+    using T = TestType;
+    constexpr std::size_t count = 19;
+    guarded_pages in_pages(count), with_pages(count), out_pages(count);
+    const auto functions = rows_functions<T>();
+    for (std::size_t n = 1; n <= 130; n += n < 34 ? 1 : 8)
+        for (const bool at_end : {false, true}) {
+            row<T> expected(n);
+            const std::span<T> in = in_pages.rows<T>(n, at_end), with = with_pages.rows<T>(n, at_end);
+            const std::span<T> out = out_pages.rows<T>(n, at_end);
+            const smx::row_layout layout(n, in_pages.stride<T>());
+            random_source random(mixed(seed_of_all, n));
+            row<T> sums(count);
+            for (const rows_function<T>& f : functions) {
+                for (std::size_t r = 0; r < count; ++r) {
+                    const std::span<T> x = in.subspan(r * layout.row_stride, n);
+                    if (f.of_logits) {
+                        put_near_logits(random, x);
+                    } else {
+                        put_probs(random, x);
+                        put_tangent<T>(random, x, with.subspan(r * layout.row_stride, n));
+                    }
+                }
+                const batch<T> b{in, f.of_logits ? std::span<const T>() : std::span<const T>(with),
+                                 f.one_result ? std::span<T>(sums) : out, layout};
+                for (const leaf<T>& by : leaves<T>()) {
+                    if (!run(f, by, b))
+                        continue;
+                    CAPTURE(f.name, by.name(), n, at_end);
+                    for (std::size_t r = 0; r < count; ++r) {
+                        f.single(by, b.row_of(b.in, r), b.row_of(b.with, r), expected, T(1), {});
+                        REQUIRE(same_or_nan(f.one_result ? &sums[r] : &out[b.start(r)], expected.data(),
+                                            f.one_result ? 1 : n));
+                    }
+                }
+            }
+        }
+}
+
+TEMPLATE_TEST_CASE("batch: ragged rows, masks and columns stay inside their memory", "[batch][memory]", float, double)
+{
+    using T = TestType;
+    guarded_pages in_page(1), out_page(1), other_page(1);
+    for (std::size_t n = 1; n <= 130; ++n)
+        for (const bool at_end : {false, true}) {
+            const std::size_t size = n <= 60 ? 8 * n : n;
+            random_source random(mixed(seed_of_all, n));
+            const std::span<T> in = in_page.rows<T>(size, at_end), out = out_page.rows<T>(size, at_end);
+            put_near_logits<T>(random, in);
+            CAPTURE(n, at_end);
+            row<T> x(in.begin(), in.end()), expected(size);
+
+            const auto offsets = random_offsets<unsigned short>(random, 1000, 2 * n);
+            const std::span<unsigned short> ends = other_page.rows<unsigned short>(offsets.size(), at_end);
+            for (std::size_t i = 0; i < offsets.size(); ++i)
+                ends[i] = static_cast<unsigned short>(std::min<std::size_t>(offsets[i], size));
+            ends.back() = static_cast<unsigned short>(size);
+            smx::softmax_segments(in, ends, out);
+            smx::softmax_segments(x, ends, expected);
+            REQUIRE(same_or_nan(out.data(), expected.data(), size));
+
+            const std::span<bool> mask = other_page.rows<bool>(size, at_end);
+            for (bool& each : mask)
+                each = !random.one_in(4);
+            smx::softmax_rows(in, out, n, {.mask = mask});
+            smx::softmax_rows(x, expected, n, {.mask = mask});
+            REQUIRE(same_or_nan(out.data(), expected.data(), size));
+
+            for (const leaf<T>& by : leaves<T>()) {
+                CAPTURE(by.name());
+                columns<T>(by, in, out, n);
+                columns<T>(by, x, expected, n);
+                REQUIRE(same_or_nan(out.data(), expected.data(), size));
+            }
+        }
+}
+
+// ---- more elements than 32 bits count ------------------------------------------------------------------------------------
+
+namespace {
+
+// Address space for as many elements, of which only what is touched becomes memory.
+template <class T>
+class vast_row {
+public:
+    explicit vast_row(std::size_t n) : n_(n)
+    {
+        data_ =
+            mmap(nullptr, n * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    }
+    vast_row(const vast_row&) = delete;
+    vast_row& operator=(const vast_row&) = delete;
+    ~vast_row()
+    {
+        if (is_there())
+            munmap(data_, n_ * sizeof(T));
+    }
+    bool is_there() const { return data_ != MAP_FAILED; }
+    std::span<T> span() { return {static_cast<T*>(data_), n_}; }
+
+private:
+    std::size_t n_;
+    void* data_;
+};
+
+// The last unit of work alone.
+struct last_unit {
+    std::size_t* units;
+    template <class Body>
+    void operator()(std::size_t count, Body&& body) const
+    {
+        *units = count;
+        body(count - 1, count);
+    }
+};
+
+template <class T>
+void put_ramp(std::span<T> x)
+{
+    for (std::size_t i = 0; i < x.size(); ++i)
+        x[i] = T(i) / T(4);
+}
+
+} // namespace
+
+TEMPLATE_TEST_CASE("batch: more than 2^32 elements", "[batch][memory]", float, double)
+{
+    using T = TestType;
+    if constexpr (sizeof(std::size_t) > 4) {
+        constexpr std::size_t n = 10, many = (std::size_t{1} << 32) / n + 9;
+        vast_row<T> memory(2 * many * n + 4096);
+        if (!memory.is_there())
+            SKIP("no address space");
+        const std::span<T> x = memory.span().first(many * n), p = memory.span().subspan(many * n, many * n);
+        row<T> ramp(n), expected(n);
+        put_ramp<T>(ramp);
+        smx::softmax(ramp, expected);
+        std::size_t units = 0;
+        const last_unit last{&units};
+
+        // rows, one by one
+        put_ramp<T>(x.last(n));
+        smx::softmax_rows(last, x, p, n);
+        const std::size_t unit = 32768 / (n * sizeof(T));
+        CHECK(units == (many + unit - 1) / unit);
+        CHECK(bits::same(p.last(n).data(), expected.data(), n));
+
+        // rows that are far apart
+        const std::size_t stride = (std::size_t{1} << 31) + 5;
+        const std::span<T> apart = memory.span().first(2 * stride + n);
+        for (std::size_t r = 0; r < 3; ++r)
+            put_ramp<T>(apart.subspan(r * stride, n));
+        smx::softmax_rows(apart, apart, {n, stride});
+        for (std::size_t r = 0; r < 3; ++r)
+            CHECK(bits::same(apart.data() + r * stride, expected.data(), n));
+
+        // segments: the last of a few
+        put_ramp<T>(x.last(n));
+        const std::size_t offsets[] = {0, x.size() - 2 * n, x.size() - n, x.size()};
+        smx::softmax_segments(last, x, offsets, p);
+        CHECK(units == 3);
+        CHECK(bits::same(p.last(n).data(), expected.data(), n));
+
+        // columns: the last of many
+        const std::size_t columns = x.size() / 2;
+        x[columns - 1] = T(0);
+        x[2 * columns - 1] = T(0);
+        smx::softmax_columns(last, x, p, columns);
+        CHECK(p[columns - 1] == T(0.5));
+        CHECK(p[2 * columns - 1] == T(0.5));
+    }
+}
+
+TEST_CASE("batch: a real run over more than 2^31 bytes", "[batch][memory][long]")
+{
+    if constexpr (sizeof(std::size_t) > 4) {
+        if (rows::volume() == 1)
+            SKIP("only with SMX_NIGHTLY=1");
+        constexpr std::size_t n = 10, count = (std::size_t{1} << 31) / (n * sizeof(float)) + 9;
+        vast_row<float> memory(count * n);
+        if (!memory.is_there())
+            SKIP("no address space");
+        const std::span<float> x = memory.span();
+        row<float> ramp(n), expected(n);
+        put_ramp<float>(ramp);
+        smx::softmax(ramp, expected);
+        for (std::size_t r = 0; r < count; ++r)
+            std::copy(ramp.begin(), ramp.end(), x.begin() + static_cast<std::ptrdiff_t>(r * n));
+        smx::softmax_rows(smx::threads{}, x, x, n);
+        std::size_t wrong = 0;
+        for (std::size_t r = 0; r < count; ++r)
+            wrong += !bits::same(x.data() + r * n, expected.data(), n);
+        CHECK(wrong == 0);
+    }
+}
+
+#endif
