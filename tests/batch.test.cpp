@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSL-1.0
-// batch.test.cpp: rows of a batch have the bits that they have by themselves, whatever their neighbours, the executor and
-// its pieces; columns are within the bounds of softmax; what lies between rows is neither read nor written; bad calls.
+// batch.test.cpp: rows of a batch have the bits that they have by themselves, whatever their neighbours, the executor
+// and its pieces; columns are within the bounds of softmax; what lies between rows is left alone; bad calls.
 #include <smx/batch.hpp>
 #include <smx/threads.hpp>
 
@@ -48,7 +48,7 @@ using rows::row;
 
 constexpr std::uint64_t seed_of_all = 0xba7c4e5u; // printed with every failure
 
-// ---- executors ------------------------------------------------------------------------------------------------------
+// ---- executors -----------------------------------------------------------------------------------------------------
 
 // Any executor. Small batches are one unit of work, so a test of pieces makes batches of many.
 using pieces = std::function<void(std::size_t first, std::size_t last)>;
@@ -104,7 +104,7 @@ std::vector<named_executor> executors()
             {"threads{1000}", smx::threads{1000}}};
 }
 
-// ---- one batch, and the functions that take it -----------------------------------------------------------------------
+// ---- one batch, and the functions that take it ---------------------------------------------------------------------
 
 template <class T>
 struct batch {
@@ -199,7 +199,7 @@ std::vector<rows_function<T>> rows_functions()
     };
 }
 
-// All rows of a batch by one leaf: the public interface, or the slices of a level in one call. False: there is no such thing.
+// All rows of a batch by one leaf: the public interface, or the slices of a level in one call. False: there is none.
 template <class T>
 bool run(const rows_function<T>& f, const leaf<T>& by, const batch<T>& b)
 {
@@ -228,7 +228,7 @@ bool same_or_nan(const T* a, const T* b, std::size_t n)
     return true;
 }
 
-// ---- what is in a batch ----------------------------------------------------------------------------------------------
+// ---- what is in a batch --------------------------------------------------------------------------------------------
 
 enum class flavour { near, one_hard, hard };
 constexpr flavour flavours[] = {flavour::near, flavour::one_hard, flavour::hard};
@@ -568,7 +568,7 @@ TEMPLATE_TEST_CASE("batch: finite rows raise no INVALID, DIVBYZERO or OVERFLOW f
 
 #endif
 
-// ---- columns ---------------------------------------------------------------------------------------------------------
+// ---- columns -------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -725,7 +725,7 @@ TEMPLATE_TEST_CASE("softmax_columns: a NaN or an infinity at any place, a column
             }
 }
 
-// ---- segments --------------------------------------------------------------------------------------------------------
+// ---- segments ------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -858,7 +858,7 @@ TEST_CASE("softmax_segments: no row, and nothing but empty rows", "[batch][segme
     CHECK(p == std::vector<float>{0.5f, 0.5f});
 }
 
-// ---- executors -------------------------------------------------------------------------------------------------------
+// ---- executors -----------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -978,6 +978,30 @@ TEMPLATE_TEST_CASE("batch: each unit of work writes what is its own, and all of 
     }
 }
 
+TEST_CASE("batch: an executor takes the body by reference, by value, or as a forwarding reference", "[batch][executor]")
+{
+    const auto by_reference = [](std::size_t count, auto& body) { body(0, count); };
+    const auto by_const_reference = [](std::size_t count, const auto& body) { body(0, count); };
+    const auto by_value = [](std::size_t count, auto body) { body(0, count); };
+    const auto forwarded = [](std::size_t count, auto&& body) { body(0, count); };
+    const workload<float> work;
+    std::vector<float> out(work.logits.size());
+    const auto try_all = [&](const auto& exec) {
+        smx::softmax_rows(exec, work.logits, out, 12);
+        smx::logsumexp_rows(exec, work.logits, std::span(out).first(out.size() / 12), 12);
+        smx::softmax_vjp_rows(exec, work.probs, work.vectors, out, 12);
+        smx::softmax_columns(exec, work.logits, out, 12);
+        smx::softmax_segments(exec, work.logits, work.offsets, out);
+        std::vector<float> expected(out.size());
+        smx::softmax_segments(work.logits, work.offsets, expected);
+        CHECK(same_or_nan(out.data(), expected.data(), out.size()));
+    };
+    try_all(by_reference);
+    try_all(by_const_reference);
+    try_all(by_value);
+    try_all(forwarded);
+}
+
 TEST_CASE("batch: work of less than 32 KB is one unit, a longer row is one", "[batch][executor]")
 {
     std::size_t units = 0;
@@ -1054,7 +1078,7 @@ TEST_CASE("threads: pieces cover all units once, on at most k threads", "[batch]
         }
 }
 
-// ---- other scalars ---------------------------------------------------------------------------------------------------
+// ---- other scalars -------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -1150,7 +1174,7 @@ TEMPLATE_TEST_CASE("batch: rows of long double and of a user's scalar equal sing
     }
 }
 
-// ---- bad calls -------------------------------------------------------------------------------------------------------
+// ---- bad calls -----------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -1444,7 +1468,7 @@ TEST_CASE("softmax_segments: offsets that do not ascend from 0 to the size are r
     CHECK(text_of(std::vector<signed char>{0, 5, 9}) == "offsets[2] is 9, the size of logits is 10");
 }
 
-// ---- what does not compile ---------------------------------------------------------------------------------------------
+// ---- what does not compile -----------------------------------------------------------------------------------------
 
 namespace {
 
@@ -1607,7 +1631,7 @@ static_assert(!is_mask<std::vector<char>&>);
 
 } // namespace
 
-// ---- memory ------------------------------------------------------------------------------------------------------------
+// ---- memory --------------------------------------------------------------------------------------------------------
 
 #if __has_include(<sys/mman.h>)
 
@@ -1727,7 +1751,7 @@ TEMPLATE_TEST_CASE("batch: ragged rows, masks and columns stay inside their memo
         }
 }
 
-// ---- more elements than 32 bits count ------------------------------------------------------------------------------------
+// ---- more elements than 32 bits count ------------------------------------------------------------------------------
 
 namespace {
 

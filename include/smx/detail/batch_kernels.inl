@@ -109,8 +109,8 @@ SMX_INLINE typename V::lane_wide lane_tree(const typename V::vec (&x)[V::lanes],
     for (std::size_t half = V::lanes / 2; half > 0; half /= 2)
         for (std::size_t j = 0; j < half && j + half < n; ++j)
             sums[j] = V::lane_plus(sums[j], sums[j + half]);
-    if (product &&
-        n < V::lanes) // -0 + 0 = 0: the zeros behind the end of a row, of which the sum of nothing but -0 is 0
+    // Behind the end of a row stand zeros, in the tree too: -0 + 0 = 0.
+    if (product && n < V::lanes)
         sums[0] = V::lane_plus(sums[0], V::lane_widen(V::zero()));
     return V::lane_total(sums[0]);
 }
