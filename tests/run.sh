@@ -3,22 +3,24 @@
 # Installs what is missing (Debian, Ubuntu), builds the tests, runs them.
 #   sh tests/run.sh            what every change passes: the leg `plain`
 #   sh tests/run.sh nightly    all legs
-#   sh tests/run.sh LEG...     some: plain long asan clang clang19 baseline i686 aarch64
+#   sh tests/run.sh LEG...     some: plain long asan tsan clang clang19 baseline i686 aarch64
 set -eu
 cd "$(dirname "$0")/.."
 . .ci/packages.sh
 
 jobs=$(nproc 2>/dev/null || echo 2)
-legs="plain long asan clang clang19 baseline i686 aarch64"
+target=
+legs="plain long asan tsan clang clang19 baseline i686 aarch64"
 
-# build FOLDER ARGUMENT...: configures and builds in build/FOLDER. run ARGUMENT...: the tests that were built last.
+# build FOLDER ARGUMENT...: configures and builds in build/FOLDER, only $target if there is one. run ARGUMENT...: the tests
+# that were built last.
 build()
 {
   folder=build/$1
   shift
   echo "== building in $folder"
   cmake -S . -B "$folder" -G Ninja --log-level=NOTICE -D SMX_WERROR=ON "$@"
-  cmake --build "$folder"
+  cmake --build "$folder" ${target:+--target "$target"}
 }
 run()
 {
@@ -53,6 +55,20 @@ leg_asan()
   build asan -D CMAKE_BUILD_TYPE=Debug -D CMAKE_CXX_FLAGS_DEBUG="-O1 -g" -D CMAKE_CXX_FLAGS="-D_GLIBCXX_ASSERTIONS \
     -fsanitize=address,undefined,float-divide-by-zero -fno-sanitize-recover=all -fno-omit-frame-pointer"
   run -LE "consumer|baseline|slow"
+}
+
+# Data races between the threads of a batch: threads{1}, {2}, {3}, {4} and more on every function. g++ 12's sanitizer may not
+# start where addresses are random; setarch -R has them fixed, where that is allowed.
+leg_tsan()
+{
+  need_for_tests
+  target=batch.test
+  build tsan -D SMX_BUILD_EXAMPLES=OFF -D CMAKE_BUILD_TYPE=Debug -D CMAKE_CXX_FLAGS_DEBUG="-O1 -g" \
+    -D CMAKE_CXX_FLAGS="-fsanitize=thread"
+  fixed=
+  if setarch -R true 2>/dev/null; then fixed="setarch -R"; fi
+  echo "== running $target in $folder"
+  TSAN_OPTIONS=halt_on_error=1 $fixed "$folder/tests/$target"
 }
 
 # The other compiler: the distribution's, and 19, the newest that is promised.

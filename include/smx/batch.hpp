@@ -200,17 +200,18 @@ SMX_INLINE void transform_rows(const char* function, Executor&& exec, const argu
         return;
     const std::size_t unit = rows_of_a_unit(layout.row_length * sizeof(T));
     const bool one_mask = mask.size == layout.row_length;
-    exec(units_of(rows, unit), row_pieces<T, run_scaled<T>>{{slices_function, scale},
-                                                            logits.data,
-                                                            nullptr,
-                                                            out.data,
-                                                            rows,
-                                                            layout.row_length,
-                                                            layout.row_stride,
-                                                            layout.row_stride,
-                                                            unit,
-                                                            mask.size == 0 ? nullptr : mask.data,
-                                                            one_mask ? 0 : layout.row_stride});
+    const row_pieces<T, run_scaled<T>> pieces{{slices_function, scale},
+                                              logits.data,
+                                              nullptr,
+                                              out.data,
+                                              rows,
+                                              layout.row_length,
+                                              layout.row_stride,
+                                              layout.row_stride,
+                                              unit,
+                                              mask.size == 0 ? nullptr : mask.data,
+                                              one_mask ? 0 : layout.row_stride};
+    exec(units_of(rows, unit), pieces);
 }
 
 // the arguments of a product with one vector for each row, checked
@@ -227,17 +228,10 @@ SMX_INLINE void product_rows(const char* function, Executor&& exec, const argume
     if (rows == 0)
         return;
     const std::size_t unit = rows_of_a_unit(layout.row_length * sizeof(T));
-    exec(units_of(rows, unit), row_pieces<T, run_plain<T>>{{slices_function},
-                                                           probs.data,
-                                                           vectors.data,
-                                                           out.data,
-                                                           rows,
-                                                           layout.row_length,
-                                                           layout.row_stride,
-                                                           layout.row_stride,
-                                                           unit,
-                                                           nullptr,
-                                                           0});
+    const row_pieces<T, run_plain<T>> pieces{
+        {slices_function}, probs.data,        vectors.data, out.data, rows, layout.row_length,
+        layout.row_stride, layout.row_stride, unit,         nullptr,  0};
+    exec(units_of(rows, unit), pieces);
 }
 
 } // namespace detail
@@ -309,18 +303,19 @@ SMX_INLINE void logsumexp_rows(Executor&& exec, const Logits& logits, Out&& out,
     if (count == 0)
         return;
     const std::size_t unit = detail::rows_of_a_unit(rows.row_length * sizeof(T));
-    exec(detail::units_of(count, unit), detail::row_pieces<T, detail::run_plain<T>>{
-                                            {detail::fastest<T>([](auto rows_of) { return rows_of.logsumexp_slices; })},
-                                            x.data,
-                                            nullptr,
-                                            o.data,
-                                            count,
-                                            rows.row_length,
-                                            rows.row_stride,
-                                            1,
-                                            unit,
-                                            nullptr,
-                                            0});
+    const detail::row_pieces<T, detail::run_plain<T>> pieces{
+        {detail::fastest<T>([](auto rows_of) { return rows_of.logsumexp_slices; })},
+        x.data,
+        nullptr,
+        o.data,
+        count,
+        rows.row_length,
+        rows.row_stride,
+        1,
+        unit,
+        nullptr,
+        0};
+    exec(detail::units_of(count, unit), pieces);
 }
 
 template <readable_row Logits, writable_row Out>
@@ -485,9 +480,13 @@ SMX_INLINE void softmax_columns(Executor&& exec, const Logits& logits, Probs&& p
         return;
     const std::size_t rows = x.size / column_count, strip = 64;
     const std::size_t unit = strip * detail::rows_of_a_unit(rows * strip * sizeof(T));
-    exec(detail::units_of(column_count, unit),
-         detail::column_pieces<T>{detail::fastest<T>([](auto rows_of) { return rows_of.softmax_columns; }), x.data,
-                                  p.data, rows, column_count, unit});
+    const detail::column_pieces<T> pieces{detail::fastest<T>([](auto rows_of) { return rows_of.softmax_columns; }),
+                                          x.data,
+                                          p.data,
+                                          rows,
+                                          column_count,
+                                          unit};
+    exec(detail::units_of(column_count, unit), pieces);
 }
 
 template <readable_row Logits, writable_row Probs>
@@ -525,14 +524,9 @@ SMX_INLINE void softmax_segments(Executor&& exec, const Logits& logits, const Of
     const std::size_t unit = detail::rows_of_a_unit(x.size / rows * sizeof(T));
     using run = detail::run_scaled<T>;
     const detail::exp_scale<T> scale = detail::scale_of(T(1));
-    exec(detail::units_of(rows, unit),
-         detail::segment_pieces<T, offset, run>{
-             {detail::fastest<T>([](auto rows_of) { return rows_of.softmax_slices; }), scale},
-             x.data,
-             p.data,
-             starts,
-             rows,
-             unit});
+    const run softmax_of{detail::fastest<T>([](auto rows_of) { return rows_of.softmax_slices; }), scale};
+    const detail::segment_pieces<T, offset, run> pieces{softmax_of, x.data, p.data, starts, rows, unit};
+    exec(detail::units_of(rows, unit), pieces);
 }
 
 template <readable_row Logits, integer_row Offsets, writable_row Probs>

@@ -60,8 +60,9 @@ concept eigen_view = eigen_vector<R> && !std::same_as<R, typename R::PlainObject
 template <class R>
 concept contiguous = (std::ranges::contiguous_range<R> && std::ranges::sized_range<R>) || eigen_vector<R>;
 
-// data and size of a row; &row[0] and n
+// data and size of a row; &row[0] and n. Constrained: clang forms scalar_of of a type before it asks whether it is a row.
 template <class R>
+    requires contiguous<std::remove_reference_t<R>>
 SMX_INLINE constexpr auto* data_of(R&& row) noexcept
 {
     if constexpr (eigen_vector<std::remove_cvref_t<R>>)

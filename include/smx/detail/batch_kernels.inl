@@ -109,6 +109,9 @@ SMX_INLINE typename V::lane_wide lane_tree(const typename V::vec (&x)[V::lanes],
     for (std::size_t half = V::lanes / 2; half > 0; half /= 2)
         for (std::size_t j = 0; j < half && j + half < n; ++j)
             sums[j] = V::lane_plus(sums[j], sums[j + half]);
+    // Behind the end of a row stand zeros, in the tree too: -0 + 0 = 0.
+    if (product && n < V::lanes)
+        sums[0] = V::lane_plus(sums[0], V::lane_widen(V::zero()));
     return V::lane_total(sums[0]);
 }
 
@@ -342,7 +345,20 @@ struct column_strip {
     SMX_INLINE std::size_t used() const { return (width + V::lanes - 1) / V::lanes; }
 };
 
-// columns first ... last - 1 of a matrix of `stride` columns; `anyhow` does those with entries far from 0
+// what is left when every max is known and none is far from 0
+template <class V>
+void finish_strip(column_strip<V>& strip)
+{
+    for (std::size_t v = 0; v < strip.used(); ++v)
+        strip.shift[v] = V::step_shift_of(strip.max[v], V::unit_scale());
+    strip.template walk_rows<1>();
+    for (std::size_t v = 0; v < strip.used(); ++v)
+        strip.inverse[v] = V::lane_reciprocal(strip.sum[v].total());
+    strip.template walk_rows<2>();
+}
+
+// columns first ... last - 1 of a matrix of `stride` columns; `anyhow` does those with a max far from 0, and only those: a
+// column's bits do not depend on its neighbours, nor on how many of them fit into a strip
 template <class V>
 void strips_softmax(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
                     std::size_t first, std::size_t last,
@@ -355,19 +371,28 @@ void strips_softmax(const typename V::scalar* x, typename V::scalar* p, std::siz
     for (std::size_t c = first; c < last; c += most) {
         column_strip<V> strip(x + c, p + c, rows, stride, last - c < most ? last - c : most);
         strip.template walk_rows<0>();
+        typename V::scalar max[most];
         bool far = false;
-        for (std::size_t v = 0; v < strip.used(); ++v)
+        for (std::size_t v = 0; v < strip.used(); ++v) {
+            V::store(max + v * V::lanes, V::every(), strip.max[v]);
             far = far || V::any_far(strip.max[v], V::unit_scale());
-        if (far) {
-            anyhow(x, p, rows, stride, c, c + strip.width);
+        }
+        if (!far) {
+            finish_strip<V>(strip);
             continue;
         }
-        for (std::size_t v = 0; v < strip.used(); ++v)
-            strip.shift[v] = V::step_shift_of(strip.max[v], V::unit_scale());
-        strip.template walk_rows<1>();
-        for (std::size_t v = 0; v < strip.used(); ++v)
-            strip.inverse[v] = V::lane_reciprocal(strip.sum[v].total());
-        strip.template walk_rows<2>();
+        std::size_t near = 0; // columns near ... j - 1 are not far
+        for (std::size_t j = 0; j <= strip.width; ++j)
+            if (j == strip.width || V::any_far(V::broadcast(max + j), V::unit_scale())) {
+                if (near < j) {
+                    column_strip<V> part(x + c + near, p + c + near, rows, stride, j - near);
+                    part.template walk_rows<0>();
+                    finish_strip<V>(part);
+                }
+                if (j < strip.width)
+                    anyhow(x, p, rows, stride, c + j, c + j + 1);
+                near = j + 1;
+            }
     }
 }
 

@@ -8,7 +8,7 @@
 #include <cstdlib>     // abort
 #include <limits>      // numeric_limits
 #include <stdexcept>   // invalid_argument
-#include <type_traits> // conditional_t, is_constant_evaluated
+#include <type_traits> // conditional_t, is_constant_evaluated, is_same_v, remove_const_t
 
 #include <smx/detail/scalar.hpp>
 #include <smx/detail/target.hpp>
@@ -275,7 +275,8 @@ SMX_INLINE void check_overlap(const char* function, const argument<Out>& out, co
     const auto out_first = reinterpret_cast<std::uintptr_t>(out.data),
                in_first = reinterpret_cast<std::uintptr_t>(in.data);
     const std::uintptr_t out_last = out_first + out.size * sizeof(Out), in_last = in_first + in.size * sizeof(In);
-    const bool same = out_first == in_first && out_last == in_last && sizeof(Out) == sizeof(In);
+    const bool same = out_first == in_first && out_last == in_last &&
+                      std::is_same_v<std::remove_const_t<Out>, std::remove_const_t<In>>;
     if (out_first < in_last && in_first < out_last && !same)
         refuse_overlap(function, out.name, out.size, in.name, in.size);
 }
