@@ -134,7 +134,7 @@ void tour(const vector& logits)
     J.solve_shifted(0.1, v, x); // checked by what it solves
     matrix shifted = exact;
     for (std::size_t i = 0; i < n; ++i)
-        shifted(i, i) += 0.1;
+        shifted(i, i) += real(0.1); // the double
     const exact_vector right_side = shifted * x;
     line("solve_shifted", "(J + 0.1 I)^-1 v; J + 0.1 I of it", vector(right_side.begin(), right_side.end()),
          exact_vector(v.begin(), v.end()), 1024);

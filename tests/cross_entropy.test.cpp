@@ -831,7 +831,7 @@ TEST_CASE("cross_entropy: a label that wins or loses by 700 keeps all digits", "
         }
 }
 
-TEMPLATE_TEST_CASE("kl_divergence: equal logits, also shifted, give exactly 0; and it is never negative", "[loss]",
+TEMPLATE_TEST_CASE("kl_divergence: equal logits, also shifted, give exactly 0, and it is never negative", "[loss]",
                    float, double, long double)
 {
     using T = TestType;
@@ -1175,7 +1175,7 @@ TEMPLATE_TEST_CASE("losses: nothing but -inf makes the loss and the whole gradie
         }
 }
 
-TEMPLATE_TEST_CASE("losses: a -inf logit is as if absent; a label or target there makes the loss +inf", "[special]",
+TEMPLATE_TEST_CASE("losses: a -inf logit is as if absent, a label or target there makes the loss +inf", "[special]",
                    float, double, long double)
 {
     using T = TestType;
@@ -1373,7 +1373,7 @@ constexpr int flags = FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW;
 
 } // namespace
 
-TEMPLATE_TEST_CASE("losses: finite logits raise no floating-point error; errno, MXCSR and the heap are left alone",
+TEMPLATE_TEST_CASE("losses: finite logits raise no floating-point error, errno, MXCSR and the heap are left alone",
                    "[environment]", float, double)
 {
     using T = TestType;

@@ -878,8 +878,8 @@ struct counting {
     friend counting operator*(const counting& a, const counting& b) { return ++products, of(a.value * b.value); }
     friend counting operator/(const counting& a, const counting& b) { return ++products, of(a.value / b.value); }
     friend bool operator<(const counting& a, const counting& b) { return a.value < b.value; }
-    friend counting exp(const counting& a) { return of(std::exp(a.value)); }
-    friend counting log(const counting& a) { return of(std::log(a.value)); }
+    [[maybe_unused]] friend counting exp(const counting& a) { return of(std::exp(a.value)); }
+    [[maybe_unused]] friend counting log(const counting& a) { return of(std::log(a.value)); }
     friend counting sqrt(const counting& a) { return of(std::sqrt(a.value)); }
 };
 
@@ -1146,7 +1146,7 @@ struct dual {
         return {a.value / b.value, (a.slope - a.value / b.value * b.slope) / b.value};
     }
     friend bool operator<(const dual& a, const dual& b) { return a.value < b.value; }
-    friend dual exp(const dual& a) { return {std::exp(a.value), std::exp(a.value) * a.slope}; }
+    [[maybe_unused]] friend dual exp(const dual& a) { return {std::exp(a.value), std::exp(a.value) * a.slope}; }
     friend dual log(const dual& a) { return {std::log(a.value), a.slope / a.value}; }
     friend dual sqrt(const dual& a) { return {std::sqrt(a.value), a.slope / (2 * std::sqrt(a.value))}; }
 };

@@ -351,7 +351,7 @@ struct rows<P, float> : term_rows<P, float> {
     {
         return wide_arithmetic<float>::others(tail, lane(e), is_largest);
     }
-    static SMX_INLINE vec surprise(const vec& x, const vec& max, const shift&,
+    static SMX_INLINE vec surprise(const vec& x, const vec& max, const step_shift&,
                                    wide log1p_tail) // -log p, at temperature 1
     {
         return (max - x) + narrow(log1p_tail);
@@ -573,7 +573,7 @@ struct rows<P, double> : term_rows<P, double> {
     {
         return wide_arithmetic<double>::others(tail, lane(e), is_largest);
     }
-    static SMX_INLINE vec surprise(const vec& x, const vec& max, const shift&,
+    static SMX_INLINE vec surprise(const vec& x, const vec& max, const step_shift&,
                                    wide log1p_tail) // -log p, at temperature 1
     {
         return (max - x) + narrow(log1p_tail);

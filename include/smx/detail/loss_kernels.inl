@@ -30,15 +30,35 @@ SMX_INLINE constexpr typename V::vec label_loss(const typename V::scalar* logits
 }
 
 template <class V>
+SMX_INLINE constexpr bool label_loss_in_step(const typename V::scalar* logits, std::size_t n, std::size_t label,
+                                             typename V::scalar* loss, const typename V::vec& first)
+{
+    const typename V::some inside = V::first(n);
+    const typename V::vec x = V::load(logits, inside, first);
+    const typename V::vec max = V::reduce_max(x);
+    if (V::is_far(max, V::unit_scale()))
+        return false;
+    const typename V::step_shift shift = V::step_shift_of(max, V::unit_scale());
+    const typename V::wide log1p_tail = V::log1p(tail_in_step<V>(x, inside, max, shift));
+    V::store(loss, V::first(1), V::surprise(V::broadcast(logits + label), max, shift, log1p_tail));
+    return true;
+}
+
+template <class V>
 constexpr void row_cross_entropy(const typename V::scalar* logits, std::size_t n, std::size_t label,
                                  typename V::scalar* loss)
 {
     const typename V::vec first = V::broadcast(logits);
+    if constexpr (V::lanes > 1)
+        if (n <= V::lanes && label_loss_in_step<V>(logits, n, label, loss, first))
+            return;
     const typename V::vec max = largest_logit<V>(logits, n, first);
     if (!V::is_finite(max))
         V::store(loss, V::first(1), V::not_a_number());
     else if (V::is_far(max, V::unit_scale()))
         V::store(loss, V::first(1), label_loss<typename V::far>(logits, n, label, max, first));
+    else if (n <= V::brief_length)
+        V::store(loss, V::first(1), label_loss<typename V::brief>(logits, n, label, max, first));
     else
         V::store(loss, V::first(1), label_loss<V>(logits, n, label, max, first));
 }
