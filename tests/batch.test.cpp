@@ -218,6 +218,15 @@ bool run(const rows_function<T>& f, const leaf<T>& by, const batch<T>& b)
     return true;
 }
 
+// The same by a level's function of matrices.
+template <class T>
+void run_matrix(const leaf<T>& by, const batch<T>& b)
+{
+    named(smx::detail::at_every_level<T>([](auto rows) { return rows.softmax_matrix; }),
+          by.name())(b.in.data(), b.out.data(), b.rows(), b.layout.row_length, b.layout.row_stride,
+                     smx::detail::scale_of<T>(b.temperature));
+}
+
 // A NaN is a NaN: which of its many patterns comes out of arithmetic is nobody's promise.
 template <class T>
 bool same_or_nan(const T* a, const T* b, std::size_t n)
@@ -384,6 +393,35 @@ void check_rows(const rows_function<T>& f, const leaf<T>& by, made<T>& m, const 
 }
 
 } // namespace
+
+TEMPLATE_TEST_CASE("softmax_rows: a matrix at every level has the bits of its rows", "[batch]", float, double)
+{
+    using T = TestType;
+    rows::random_source random(0x5eed0f3a77);
+    for (const auto& kind : rows::logit_kinds<T>())
+        for (const std::size_t n : {1u, 2u, 3u, 7u, 8u, 9u, 10u, 15u, 16u, 17u, 40u})
+            for (const std::size_t count : {1u, 15u, 16u, 17u, 40u})
+                for (const std::size_t padding : {0u, 3u}) {
+                    const std::size_t stride = n + padding;
+                    std::vector<T> x(count * stride), p(x.size(), T(2)), expected(n);
+                    for (std::size_t r = 0; r < count; ++r)
+                        kind.fill(random, std::span<T>(x).subspan(r * stride, n));
+                    for (const leaf<T>& by : leaves<T>()) {
+                        const batch<T> b{x, {}, p, {n, stride}};
+                        if (by.is_public())
+                            smx::softmax_rows(x, p, {n, stride});
+                        else
+                            run_matrix(by, b);
+                        for (std::size_t r = 0; r < count; ++r) {
+                            by.softmax(std::span<const T>(x).subspan(r * stride, n), expected);
+                            CAPTURE(kind.name, by.name(), n, count, stride, r);
+                            REQUIRE(bits::same(p.data() + r * stride, expected.data(), n));
+                            for (std::size_t k = n; k < stride; ++k)
+                                REQUIRE(p[r * stride + k] == T(2));
+                        }
+                    }
+                }
+}
 
 TEMPLATE_TEST_CASE("batch: every row has the bits that it has by itself, and padding is left alone", "[batch][rows]",
                    float, double)

@@ -164,6 +164,25 @@ struct loss_pieces {
     }
 };
 
+// The same for a function of matrices without a mask.
+template <class T>
+struct matrix_pieces {
+    using function = void (*)(const T*, T*, std::size_t, std::size_t, std::size_t, const exp_scale<T>&);
+    function matrix_function;
+    const T* in;
+    T* out;
+    std::size_t rows, row_length, stride, rows_of_unit;
+    const exp_scale<T>& scale;
+
+    SMX_INLINE void operator()(std::size_t first, std::size_t last) const
+    {
+        const std::size_t end = last < units_of(rows, rows_of_unit) ? last * rows_of_unit : rows;
+        const std::size_t begin = first * rows_of_unit, offset = begin * stride;
+        if (begin < end)
+            matrix_function(in + offset, out + offset, end - begin, row_length, stride, scale);
+    }
+};
+
 // a function of slices, with what else it takes
 template <class T>
 struct run_scaled {
@@ -184,7 +203,7 @@ struct run_plain {
 template <class T, class Executor, class Function>
 SMX_INLINE void transform_rows(const char* function, Executor&& exec, const argument<const T>& logits,
                                const argument<T>& out, const row_layout& layout, const softmax_options<T>& options,
-                               Function slices_function)
+                               Function slices_function, typename matrix_pieces<T>::function matrix_function)
 {
     check_same_size(function, out.name, out.size, logits.name, logits.size);
     const std::size_t rows = checked_rows(function, logits.name, logits.size, layout);
@@ -199,6 +218,12 @@ SMX_INLINE void transform_rows(const char* function, Executor&& exec, const argu
     if (rows == 0)
         return;
     const std::size_t unit = rows_of_a_unit(layout.row_length * sizeof(T));
+    if (mask.size == 0 && matrix_function != nullptr) {
+        const matrix_pieces<T> pieces{matrix_function,   logits.data,       out.data, rows,
+                                      layout.row_length, layout.row_stride, unit,     scale};
+        exec(units_of(rows, unit), pieces);
+        return;
+    }
     const bool one_mask = mask.size == layout.row_length;
     const row_pieces<T, run_scaled<T>> pieces{{slices_function, scale},
                                               logits.data,
@@ -252,7 +277,8 @@ SMX_INLINE void softmax_rows(Executor&& exec, const Logits& logits, Probs&& prob
     using T = scalar_of<Logits>;
     detail::transform_rows<T>("softmax_rows", exec, {"logits", detail::data_of(logits), detail::size_of(logits)},
                               {"probs", detail::data_of(probs), detail::size_of(probs)}, rows, options,
-                              detail::fastest<T>([](auto rows_of) { return rows_of.softmax_slices; }));
+                              detail::fastest<T>([](auto rows_of) { return rows_of.softmax_slices; }),
+                              detail::fastest<T>([](auto rows_of) { return rows_of.softmax_matrix; }));
 }
 
 template <readable_row Logits, writable_row Probs>
@@ -272,7 +298,7 @@ SMX_INLINE void log_softmax_rows(Executor&& exec, const Logits& logits, LogProbs
     using T = scalar_of<Logits>;
     detail::transform_rows<T>("log_softmax_rows", exec, {"logits", detail::data_of(logits), detail::size_of(logits)},
                               {"log_probs", detail::data_of(log_probs), detail::size_of(log_probs)}, rows, options,
-                              detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_slices; }));
+                              detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_slices; }), nullptr);
 }
 
 template <readable_row Logits, writable_row LogProbs>

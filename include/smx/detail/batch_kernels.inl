@@ -69,32 +69,57 @@ struct lane_rows {
             slices[r] = slices[0];
     }
     SMX_INLINE bool is_ragged() const { return shortest != longest; }
+
+    SMX_INLINE const typename V::scalar* in(std::size_t r) const { return slices[r]->in; }
+    SMX_INLINE const typename V::scalar* with(std::size_t r) const { return slices[r]->with; }
+    SMX_INLINE typename V::scalar* out(std::size_t r) const { return slices[r]->out; }
+    SMX_INLINE std::size_t length(std::size_t r) const { return slices[r]->n; }
+};
+
+// V::lanes rows of a matrix, of one length of at most V::lanes.
+template <class V>
+struct matrix_rows {
+    const typename V::scalar* in_;
+    typename V::scalar* out_;
+    std::size_t longest, stride;
+    static constexpr std::size_t count = V::lanes;
+
+    SMX_INLINE matrix_rows(const typename V::scalar* in, typename V::scalar* out, std::size_t n, std::size_t stride_)
+        : in_(in), out_(out), longest(n), stride(stride_)
+    {
+    }
+    static SMX_INLINE constexpr bool is_ragged() { return false; }
+    SMX_INLINE const typename V::scalar* in(std::size_t r) const { return in_ + r * stride; }
+    SMX_INLINE typename V::scalar* out(std::size_t r) const { return out_ + r * stride; }
+    SMX_INLINE std::size_t length(std::size_t) const { return longest; }
 };
 
 // rows to columns; behind the end of a row stands its first entry, or 0
-template <class V, bool zeros, std::size_t r = 0>
-SMX_INLINE void load_rows(const lane_rows<V>& rows, const typename V::scalar* row_slice<typename V::scalar>::* in,
-                          const typename V::some& all_of_a_row, typename V::vec (&x)[V::lanes])
+template <class V, bool tangents, std::size_t r = 0, class Rows>
+SMX_INLINE void load_rows(const Rows& rows, bool zeros, const typename V::some& all_of_a_row,
+                          typename V::vec (&x)[V::lanes])
 {
     if constexpr (r < V::lanes) {
-        const typename lane_rows<V>::slice& slice = *rows.slices[r];
-        const typename V::scalar* const row = slice.*in;
+        const typename V::scalar* row = nullptr;
+        if constexpr (tangents)
+            row = rows.with(r);
+        else
+            row = rows.in(r);
         if (!rows.is_ragged())
             x[r] = V::load(row, all_of_a_row, V::zero());
         else
-            x[r] = V::load(row, V::first(slice.n), zeros ? V::zero() : V::broadcast(row));
-        load_rows<V, zeros, r + 1>(rows, in, all_of_a_row, x);
+            x[r] = V::load(row, V::first(rows.length(r)), zeros ? V::zero() : V::broadcast(row));
+        load_rows<V, tangents, r + 1>(rows, zeros, all_of_a_row, x);
     } else
         transpose<V>(x);
 }
 
-template <class V>
-SMX_INLINE void store_rows(const lane_rows<V>& rows, const typename V::some& all_of_a_row,
-                           typename V::vec (&x)[V::lanes])
+template <class V, class Rows>
+SMX_INLINE void store_rows(const Rows& rows, const typename V::some& all_of_a_row, typename V::vec (&x)[V::lanes])
 {
     transpose<V>(x);
     for (std::size_t r = 0; r < rows.count; ++r)
-        V::store(rows.slices[r]->out, rows.is_ragged() ? V::first(rows.slices[r]->n) : all_of_a_row, x[r]);
+        V::store(rows.out(r), rows.is_ragged() ? V::first(rows.length(r)) : all_of_a_row, x[r]);
 }
 
 // the sums of the lanes over x[0] ... x[n - 1], in the tree of V::step_total; product: of x y
@@ -116,28 +141,28 @@ SMX_INLINE typename V::lane_wide lane_tree(const typename V::vec (&x)[V::lanes],
 }
 
 // 1, 2, 3, ...: which lanes have an entry j
-template <class V>
-SMX_INLINE typename V::vec lengths_of(const lane_rows<V>& rows)
+template <class V, class Rows>
+SMX_INLINE typename V::vec lengths_of(const Rows& rows)
 {
     typename V::scalar lengths[V::lanes];
     for (std::size_t r = 0; r < V::lanes; ++r)
-        lengths[r] = static_cast<typename V::scalar>(static_cast<int>(rows.slices[r]->n));
+        lengths[r] = static_cast<typename V::scalar>(static_cast<int>(rows.length(r)));
     return V::load(lengths, V::every(), V::zero());
 }
 
-template <class V>
-void softmax_lanes(const lane_rows<V>& rows, const exp_scale<typename V::scalar>& scale)
+template <class V, class Rows>
+void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale)
 {
     typename V::vec x[V::lanes];
     const typename V::some all_of_a_row = V::first(rows.longest);
-    load_rows<V, false>(rows, &row_slice<typename V::scalar>::in, all_of_a_row, x);
+    load_rows<V, false>(rows, false, all_of_a_row, x);
     const std::size_t n = rows.longest;
     typename V::vec max = x[0];
     for (std::size_t j = 1; j < n; ++j)
         max = V::max(max, x[j]);
     if (V::any_far(max, scale)) {
         for (std::size_t r = 0; r < rows.count; ++r)
-            row_softmax<V>(rows.slices[r]->in, rows.slices[r]->out, rows.slices[r]->n, scale, nullptr);
+            row_softmax<V>(rows.in(r), rows.out(r), rows.length(r), scale, nullptr);
         return;
     }
     const typename V::step_shift shift = V::step_shift_of(max, scale);
@@ -163,8 +188,8 @@ void product_lanes(const lane_rows<V>& rows)
 {
     typename V::vec p[V::lanes], t[V::lanes];
     const typename V::some all_of_a_row = V::first(rows.longest);
-    load_rows<V, true>(rows, &row_slice<typename V::scalar>::in, all_of_a_row, p);
-    load_rows<V, true>(rows, &row_slice<typename V::scalar>::with, all_of_a_row, t);
+    load_rows<V, false>(rows, true, all_of_a_row, p);
+    load_rows<V, true>(rows, true, all_of_a_row, t);
     const std::size_t n = rows.longest;
     typename V::vec largest = p[0];
     for (std::size_t j = 0; j < n; ++j) {
@@ -184,7 +209,7 @@ void product_lanes(const lane_rows<V>& rows)
     }
     if (V::lane_is_tiny(dot)) {
         for (std::size_t r = 0; r < rows.count; ++r)
-            row_softmax_jvp<V>(rows.slices[r]->in, rows.slices[r]->with, rows.slices[r]->out, rows.slices[r]->n);
+            row_softmax_jvp<V>(rows.in(r), rows.with(r), rows.out(r), rows.length(r));
         return;
     }
     for (std::size_t j = 0; j < n; ++j)
@@ -237,7 +262,7 @@ void slices_softmax_jvp(const row_slice<typename V::scalar>* slices, std::size_t
     if constexpr (V::lanes > 1) {
         lane_rows<V> rows;
         for (std::size_t r = 0; r < count; ++r)
-            if (slices[r].n > V::lanes)
+            if (slices[r].n > V::lane_product_length)
                 row_softmax_jvp<V>(slices[r].in, slices[r].with, slices[r].out, slices[r].n);
             else if (slices[r].n != 0 && rows.is_full_with(slices[r])) {
                 product_lanes<V>(rows);
@@ -264,6 +289,21 @@ void slices_log_softmax_vjp(const row_slice<typename V::scalar>* slices, std::si
 {
     for (std::size_t r = 0; r < count; ++r)
         row_log_softmax_vjp<V>(slices[r].in, slices[r].with, slices[r].out, slices[r].n);
+}
+
+// ---- matrices without a mask ----------------------------------------------------------------------------------------
+
+template <class V>
+void matrix_softmax(const typename V::scalar* in, typename V::scalar* out, std::size_t rows, std::size_t n,
+                    std::size_t stride, const exp_scale<typename V::scalar>& scale)
+{
+    std::size_t r = 0;
+    if constexpr (V::lanes > 1)
+        if (n <= V::lanes)
+            for (; rows - r >= V::lanes; r += V::lanes)
+                softmax_lanes<V>(matrix_rows<V>(in + r * stride, out + r * stride, n, stride), scale);
+    for (; r < rows; ++r)
+        row_softmax<V>(in + r * stride, out + r * stride, n, scale, nullptr);
 }
 
 // ---- columns --------------------------------------------------------------------------------------------------------

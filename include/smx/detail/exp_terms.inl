@@ -198,6 +198,7 @@ struct rows<P, float> : term_rows<P, float> {
     using brief = short_rows<P, float>;
     using far = far_rows<P, float>;
     using precise = widened_floats<rows<typename P::wide_lanes, double>>;
+    static constexpr std::size_t lane_product_length = 4; // longer rows are faster one by one
 
     static SMX_INLINE real lane(const vec& x) { return {static_cast<double>(P::lane0(x))}; }
     static SMX_INLINE vec narrow(real x) { return P::set1(static_cast<float>(x.value)); }
@@ -447,6 +448,7 @@ struct rows<P, double> : term_rows<P, double> {
     using brief = short_rows<P, double>;
     using far = far_rows<P, double>;
     using precise = rows;
+    static constexpr std::size_t lane_product_length = P::lanes;
 
     static SMX_INLINE real lane(const vec& x) { return {P::lane0(x)}; }
     static SMX_INLINE vec narrow(real x) { return P::set1(x.value); }
