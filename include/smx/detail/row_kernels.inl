@@ -899,10 +899,11 @@ constexpr centring<V> centring_of(const typename V::scalar* x, const typename V:
 {
     const tangent_row<V> tangent{x, V::broadcast(x + m)};
     const centred_tangent<V, tangent_row<V>> row = centre_row<V, true>(p, n, tangent);
+    const typename V::wide mass = V::is_zero(row.mass.sum) ? V::wide_count(1) : row.mass.sum; // no probability, no mean
     if (!V::is_tiny(V::narrow(row.dot)) || !all_tiny<V, false>(p, n, tangent))
-        return {tangent, V::one(), V::one(), V::quotient(row.dot, row.mass.sum)};
+        return {tangent, V::one(), V::one(), V::quotient(row.dot, mass)};
     const scaled_row<V, tangent_row<V>> scaled{tangent};
-    return {tangent, V::up(), V::down(), V::quotient(centre_row<V, true>(p, n, scaled).dot, row.mass.sum)};
+    return {tangent, V::up(), V::down(), V::quotient(centre_row<V, true>(p, n, scaled).dot, mass)};
 }
 
 // u~ o v~

@@ -424,14 +424,18 @@ constexpr exp_scale<T> scale_of(const T& temperature)
         const pair inverse = pair{{1}, {0}} / pair{{temperature * unit}, {0}};
         const pair factor = log2_e * inverse;
         const double hi = factor.hi.value, lo = factor.lo.value;
-        exp_scale<double> scale{hi, lo, inverse.hi.value, inverse.lo.value, unit, 0, 0, 0, 0};
-        if (unit == 1 || unit == 0.5) {
-            scale.reach = 0x1p40 * temperature;
-            scale.near_hi = hi * unit;
-            scale.near_lo = lo * unit;
-            scale.depth = depth_of_doubles * temperature;
-        }
-        return scale;
+        const bool near = unit == 1 || unit == 0.5;
+        const double t = apart({near ? temperature : 0}).value,
+                     near_unit = apart({near ? unit : 0}).value; // no overflow
+        return {hi,
+                lo,
+                inverse.hi.value,
+                inverse.lo.value,
+                unit,
+                0x1p40 * t,
+                hi * near_unit,
+                lo * near_unit,
+                depth_of_doubles * t};
     } else if constexpr (std::is_same_v<T, float>) {
         if (temperature == 1)
             return unit_scale_of_floats;
@@ -443,15 +447,18 @@ constexpr exp_scale<T> scale_of(const T& temperature)
         const double factor = log2_e.hi.value * inverse;
         const float hi = static_cast<float>(factor), inverse_hi = static_cast<float>(inverse);
         const float lo = static_cast<float>(factor - static_cast<double>(hi));
-        exp_scale<float> scale{
-            hi, lo, inverse_hi, static_cast<float>(inverse - static_cast<double>(inverse_hi)), unit, 0, 0, 0, 0};
-        if (unit == 1 || unit == 0.5f) {
-            scale.reach = 0x1p16f * temperature;
-            scale.near_hi = hi * unit;
-            scale.near_lo = lo * unit;
-            scale.depth = depth_of_floats * temperature;
-        }
-        return scale;
+        const bool near = unit == 1 || unit == 0.5f;
+        const double t = apart({near ? static_cast<double>(temperature) : 0}).value;
+        const double near_unit = apart({near ? static_cast<double>(unit) : 0}).value;
+        return {hi,
+                lo,
+                inverse_hi,
+                static_cast<float>(inverse - static_cast<double>(inverse_hi)),
+                unit,
+                static_cast<float>(0x1p16 * t),
+                static_cast<float>(static_cast<double>(hi) * near_unit),
+                static_cast<float>(static_cast<double>(lo) * near_unit),
+                static_cast<float>(static_cast<double>(depth_of_floats) * t)};
     } else {
         const T unit = T(1) < temperature ? T(T(1) / T(2)) : T(1);
         return {unit, T(temperature * unit)};
