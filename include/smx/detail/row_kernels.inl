@@ -524,7 +524,7 @@ struct mass_and_dot {
     template <class Inside>
     SMX_INLINE constexpr typename V::vec product(std::size_t i, Inside inside, const typename V::vec& prob) const
     {
-        return V::where_nonzero(prob, prob * tangent.at(i, inside));
+        return prob * V::where_nonzero(prob, tangent.at(i, inside)); // 0 times infinity is never formed
     }
     template <class Inside>
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
@@ -635,8 +635,8 @@ struct largest_pass : each_step<V, largest_pass<V, Tangent, weighted>> {
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
     {
         const typename V::vec prob = V::load(p + i, inside, V::zero());
-        const typename V::vec t = tangent.at(i, inside);
-        best = V::max(best, V::where_nonzero(prob, V::abs(weighted ? prob * t : t)));
+        const typename V::vec t = V::where_nonzero(prob, tangent.at(i, inside));
+        best = V::max(best, V::abs(weighted ? prob * t : t));
     }
 };
 
@@ -664,7 +664,8 @@ struct product_pass : each_step<V, product_pass<V, Tangent>> {
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
     {
         const typename V::vec prob = V::load(p + i, inside, V::zero());
-        const typename V::vec centred = V::scaled_minus(row.mass.sum, row.tangent.at(i, inside), row.dot);
+        const typename V::vec t = V::where_nonzero(prob, row.tangent.at(i, inside));
+        const typename V::vec centred = V::scaled_minus(row.mass.sum, t, row.dot);
         V::store(out + i, inside, V::where_nonzero(prob, row.tangent.unscaled(prob * centred)));
     }
 };
