@@ -5,6 +5,7 @@
 // largest errors at the end, SMX_NIGHTLY=1 runs thirty times the rows. Also compiled with -ffast-math.
 #include "bits.hpp"
 #include "catch.hpp"
+#include "error_table.hpp"
 #include "leaves.hpp"
 #include "oracle.hpp"
 #include "rows.hpp"
@@ -34,11 +35,6 @@ constexpr std::uint64_t seed_of_all = 0x5eed0f50f7a11; // printed with every fai
 
 // --- the table of bounds ----------------------------------------------------------------------------------------
 
-struct bound {
-    const char* output;
-    double natural, adversarial;
-};
-
 constexpr bound softmax_bound = {"softmax", 3, 4};
 constexpr bound log_softmax_bound = {"log_softmax", 3, 4};
 constexpr bound logsumexp_bound = {"logsumexp", 2, 2};
@@ -50,51 +46,6 @@ constexpr bound jvp_bound = {"softmax_jvp, softmax_vjp", 8, 12};
 constexpr bound log_jvp_bound = {"log_softmax_jvp", 8, 12};
 constexpr bound log_vjp_bound = {"log_softmax_vjp", 8, 12};
 constexpr bound hvp_bound = {"softmax_hvp", 32, 64};
-
-enum class rows_are { natural, adversarial };
-
-std::string figure(double error)
-{
-    char text[32] = {};
-    if (error >= 0) // else none
-        std::snprintf(text, sizeof text, error < 1e6 ? "%.3f" : "%.3g", error);
-    return text;
-}
-
-// The largest errors of this process, printed when it ends.
-struct table_line {
-    double natural = -1, adversarial = -1;
-    bound limits;
-};
-
-class error_table {
-public:
-    ~error_table()
-    {
-        const char* wanted = std::getenv("SMX_TABLE");
-        if (wanted == nullptr || std::strcmp(wanted, "1") != 0 || lines_.empty())
-            return;
-        std::printf("\n| output | type | leaf | natural rows | bound | adversarial rows | bound "
-                    "|\n|---|---|---|---|---|---|---|\n");
-        for (const auto& [key, line] : lines_)
-            std::printf("| %s | %s | %s | %s | %g | %s | %g |\n", line.limits.output, key[1].c_str(), key[2].c_str(),
-                        figure(line.natural).c_str(), line.limits.natural, figure(line.adversarial).c_str(),
-                        line.limits.adversarial);
-    }
-
-    void note(const bound& limits, const char* type, const char* leaf_name, rows_are which, double error)
-    {
-        table_line& line = lines_[{limits.output, type, leaf_name}];
-        line.limits = limits;
-        double& largest = which == rows_are::natural ? line.natural : line.adversarial;
-        largest = std::max(largest, error);
-    }
-
-private:
-    std::map<std::vector<std::string>, table_line> lines_;
-};
-
-error_table all_errors; // NOLINT: prints in its destructor
 
 // The worst entry of one row.
 template <class T>

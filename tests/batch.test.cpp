@@ -7,6 +7,7 @@
 #include "bits.hpp"
 #include "catch.hpp"
 #include "leaves.hpp"
+#include "message_of.hpp"
 #include "oracle.hpp"
 #include "rows.hpp"
 
@@ -1225,20 +1226,6 @@ TEMPLATE_TEST_CASE("batch: rows of long double and of a user's scalar equal sing
 // ---- bad calls -----------------------------------------------------------------------------------------------------
 
 namespace {
-
-// What a call threw: the text of std::invalid_argument, or how it failed to throw one.
-template <class Call>
-std::string message_of(Call call)
-{
-    try {
-        call();
-    } catch (const std::invalid_argument& error) {
-        return error.what();
-    } catch (...) {
-        return "threw something else";
-    }
-    return "threw nothing";
-}
 
 // An output that must stay as it is, and an executor that must not be called.
 template <class T>

@@ -6,6 +6,7 @@
 
 #include "bits.hpp"
 #include "catch.hpp"
+#include "message_of.hpp"
 
 #include <algorithm> // copy, max
 #include <cmath>     // fabs
@@ -18,20 +19,6 @@
 #include <vector>    // vector
 
 namespace {
-
-// What a call threw: the text of std::invalid_argument, or how it failed to throw one.
-template <class Call>
-std::string message_of(Call call)
-{
-    try {
-        call();
-    } catch (const std::invalid_argument& error) {
-        return error.what();
-    } catch (...) {
-        return "threw something else";
-    }
-    return "threw nothing";
-}
 
 // Is word in text, with no letter, digit or underscore on either side of it?
 bool mentions(const std::string& text, const std::string& word)

@@ -7,8 +7,11 @@
 #include <smx/cross_entropy.hpp>
 #include <smx/softmax.hpp>
 
+#include "allocations.hpp"
 #include "bits.hpp"
 #include "catch.hpp"
+#include "error_table.hpp"
+#include "message_of.hpp"
 #include "oracle.hpp"
 #include "rows.hpp"
 
@@ -25,7 +28,6 @@
 #include <cstring>
 #include <limits>
 #include <map>
-#include <new>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -36,27 +38,6 @@
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
-
-namespace {
-
-std::size_t allocations = 0; // by operator new, below
-
-} // namespace
-
-[[gnu::noinline]] void* operator new(std::size_t size)
-{
-    ++allocations;
-    if (void* memory = std::malloc(size == 0 ? 1 : size))
-        return memory;
-    throw std::bad_alloc();
-}
-[[gnu::noinline]] void* operator new(std::size_t size, const std::nothrow_t&) noexcept // or a sanitizer's would do it
-{
-    ++allocations;
-    return std::malloc(size == 0 ? 1 : size);
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 // --- exact values -----------------------------------------------------------------------------------------------
 
@@ -532,38 +513,6 @@ row<T> make_second(std::size_t kind, const row<T>& x, random_source& random)
 
 // --- the largest errors ----------------------------------------------------------------------------------------
 
-enum class rows_are { natural, adversarial };
-
-class error_table {
-public:
-    ~error_table()
-    {
-        const char* wanted = std::getenv("SMX_TABLE");
-        if (wanted == nullptr || std::strcmp(wanted, "1") != 0 || lines_.empty())
-            return;
-        std::printf("\n| output | type | level | natural rows | bound | adversarial rows | bound "
-                    "|\n|---|---|---|---|---|---|---|\n");
-        for (const auto& [key, line] : lines_)
-            std::printf("| %s | %s | %s | %.3f | %g | %.3f | %g |\n", key[0].c_str(), key[1].c_str(), key[2].c_str(),
-                        line[0], line[1], line[2], line[3]);
-    }
-
-    template <class T>
-    void note(const output<T>& of, const char* by, rows_are which, double error)
-    {
-        std::array<double, 4>& line = lines_[{of.name, rows::name_of<T>(), by}];
-        line[1] = of.natural;
-        line[3] = of.adversarial;
-        double& largest = line[which == rows_are::natural ? 0 : 2];
-        largest = std::max(largest, error);
-    }
-
-private:
-    std::map<std::array<std::string, 3>, std::array<double, 4>> lines_;
-};
-
-error_table all_errors; // NOLINT: prints in its destructor
-
 template <class T>
 class errors {
 public:
@@ -572,7 +521,7 @@ public:
     void note(const level<T>& by, const problem<T>& at)
     {
         const double error = of_.error(by, at);
-        all_errors.note(of_, by.name(), which_, error);
+        all_errors.note({of_.name, of_.natural, of_.adversarial}, rows::name_of<T>(), by.name(), which_, error);
         if (error > worst_ && error > allowed())
             where_ = rows::joined(by.name(), ", n ", std::to_string(at.x.size()), ", ", at.words());
         worst_ = std::max(worst_, error);
@@ -1437,17 +1386,6 @@ TEMPLATE_TEST_CASE("losses: finite logits raise no floating-point error, errno, 
 // --- bad calls --------------------------------------------------------------------------------------------------
 
 namespace {
-
-template <class Call>
-std::string message_of(Call call)
-{
-    try {
-        call();
-    } catch (const std::invalid_argument& error) {
-        return error.what();
-    }
-    return "threw nothing";
-}
 
 template <class... Args>
 concept cross_entropy_takes = requires(Args&&... args) { smx::cross_entropy(static_cast<Args&&>(args)...); };

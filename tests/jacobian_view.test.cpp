@@ -8,6 +8,8 @@
 #include "bits.hpp"
 #include "catch.hpp"
 #include "dense.hpp"
+#include "error_table.hpp"
+#include "message_of.hpp"
 #include "oracle.hpp"
 #include "rows.hpp"
 
@@ -188,11 +190,6 @@ std::vector<level<T>> levels()
 
 // --- bounds and the table of errors -------------------------------------------------------------------------------
 
-struct bound {
-    const char* output;
-    double natural, adversarial;
-};
-
 constexpr bound diagonal_bound = {"diagonal", 2, 2};
 constexpr bound off_diagonal_bound = {"off the diagonal", 1, 1};
 constexpr bound trace_bound = {"trace", 8, 16};
@@ -206,35 +203,6 @@ constexpr bound congruence_bound = {"congruence", 64, 128};
 constexpr bound log_determinant_bound = {"log_pseudo_determinant", 8, 16};
 constexpr bound largest_bound = {"largest_eigenvalue", 4, 8};
 constexpr bound eigenvalues_bound = {"eigenvalues", 8, 16};
-
-class error_table {
-public:
-    ~error_table()
-    {
-        const char* wanted = std::getenv("SMX_TABLE");
-        if (wanted == nullptr || std::strcmp(wanted, "1") != 0 || lines_.empty())
-            return;
-        std::printf("\n| member | type | level | natural rows | bound | adversarial rows | bound |\n"
-                    "|---|---|---|---|---|---|---|\n");
-        for (const auto& [key, line] : lines_)
-            std::printf("| %s | %s | %s | %.3f | %g | %.3f | %g |\n", key[0].c_str(), key[1].c_str(), key[2].c_str(),
-                        line.error[0], line.limits.natural, line.error[1], line.limits.adversarial);
-    }
-    void note(const bound& limits, const char* type, const char* level_name, bool adversarial, double error)
-    {
-        auto& line = lines_.insert({{limits.output, type, level_name}, {limits, {0, 0}}}).first->second;
-        line.error[adversarial] = std::max(line.error[adversarial], error);
-    }
-
-private:
-    struct largest_errors {
-        bound limits;
-        double error[2];
-    };
-    std::map<std::vector<std::string>, largest_errors> lines_;
-};
-
-error_table all_errors; // NOLINT: prints in its destructor
 
 // --- rows ---------------------------------------------------------------------------------------------------------
 
@@ -381,7 +349,8 @@ void for_each_row(std::size_t most, Use use)
 template <class T>
 void judge(const bound& limits, const probability_row<T>& x, const level<T>& by, double error, std::size_t i = 0)
 {
-    all_errors.note(limits, rows::name_of<T>(), by.name(), x.adversarial, error);
+    all_errors.note(limits, rows::name_of<T>(), by.name(), x.adversarial ? rows_are::adversarial : rows_are::natural,
+                    error);
     const double allowed = x.adversarial ? limits.adversarial : limits.natural;
     if (!(error <= allowed)) {
         CAPTURE(limits.output, rows::name_of<T>(), by.name(), x.kind, x.p.size(), x.k, i, error, seed_of_all);
@@ -1206,23 +1175,6 @@ TEST_CASE("jacobian_view: of dual numbers every member is differentiated", "[jac
 }
 
 // --- errors -------------------------------------------------------------------------------------------------------
-
-namespace {
-
-template <class Call>
-std::string message_of(Call call)
-{
-    try {
-        call();
-    } catch (const std::invalid_argument& error) {
-        return error.what();
-    } catch (...) {
-        return "threw something else";
-    }
-    return "threw nothing";
-}
-
-} // namespace
 
 TEMPLATE_TEST_CASE("jacobian_view: bad arguments throw, and nothing is written", "[jacobian_view][check]", float,
                    double, long double)

@@ -3,6 +3,7 @@
 // library leaves alone: floating-point flags and modes, errno, the heap.
 //
 // Also compiled with -ffast-math: every special value is written and read as integer bits in memory.
+#include "allocations.hpp"
 #include "bits.hpp"
 #include "catch.hpp"
 #include "leaves.hpp"
@@ -16,7 +17,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
-#include <new>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,27 +27,6 @@
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
-
-namespace {
-
-std::size_t allocations = 0; // by operator new, below
-
-} // namespace
-
-[[gnu::noinline]] void* operator new(std::size_t size)
-{
-    ++allocations;
-    if (void* memory = std::malloc(size == 0 ? 1 : size))
-        return memory;
-    throw std::bad_alloc();
-}
-[[gnu::noinline]] void* operator new(std::size_t size, const std::nothrow_t&) noexcept // or a sanitizer's would do it
-{
-    ++allocations;
-    return std::malloc(size == 0 ? 1 : size);
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 

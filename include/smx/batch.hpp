@@ -60,6 +60,12 @@ SMX_INLINE std::size_t units_of(std::size_t rows, std::size_t rows_of_unit)
     return rows / rows_of_unit + (rows % rows_of_unit != 0);
 }
 
+// the row behind the units before `last`
+SMX_INLINE std::size_t end_of_unit(std::size_t last, std::size_t rows, std::size_t rows_of_unit)
+{
+    return last < units_of(rows, rows_of_unit) ? last * rows_of_unit : rows;
+}
+
 // the number of rows of a matrix of so many elements
 SMX_INLINE std::size_t checked_rows(const char* function, const char* name, std::size_t size, const row_layout& layout)
 {
@@ -75,58 +81,57 @@ SMX_INLINE std::size_t checked_rows(const char* function, const char* name, std:
 
 namespace { // every unit has its own copy, compiled with its own flags
 
-// The body that an executor calls: slices of 64 rows at a time, on the stack, for one row function.
-template <class T, class Run>
-struct row_pieces {
-    Run run;
+// The rows of a matrix, and those of different lengths, as slices.
+template <class T>
+struct matrix_slices {
     const T* in;
     const T* with;
     T* out;
-    std::size_t rows, row_length, in_stride, out_stride, rows_of_unit;
+    std::size_t row_length, in_stride, out_stride;
     const bool* mask;
     std::size_t mask_stride;
 
-    SMX_INLINE void operator()(std::size_t first, std::size_t last) const
+    SMX_INLINE row_slice<T> at(std::size_t r) const
     {
-        row_slice<T> slices[64];
-        std::size_t count = 0;
-        const std::size_t end = last < units_of(rows, rows_of_unit) ? last * rows_of_unit : rows;
-        for (std::size_t i = first * rows_of_unit; i < end; ++i) {
-            slices[count++] = {in + i * in_stride, with == nullptr ? nullptr : with + i * in_stride,
-                               out + i * out_stride, row_length, mask == nullptr ? nullptr : mask + i * mask_stride};
-            if (count == 64) {
-                run(slices, count);
-                count = 0;
-            }
-        }
-        if (count != 0)
-            run(slices, count);
+        return {in + r * in_stride, with == nullptr ? nullptr : with + r * in_stride, out + r * out_stride, row_length,
+                mask == nullptr ? nullptr : mask + r * mask_stride};
     }
 };
 
-template <class T, class Offset, class Run>
-struct segment_pieces {
-    Run run;
+template <class T, class Offset>
+struct segment_slices {
     const T* in;
     T* out;
     const Offset* offsets;
+
+    SMX_INLINE row_slice<T> at(std::size_t r) const
+    {
+        const auto from = static_cast<std::size_t>(offsets[r]), to = static_cast<std::size_t>(offsets[r + 1]);
+        return {in + from, nullptr, out + from, to - from, nullptr};
+    }
+};
+
+// The body that an executor calls: 64 slices at a time, on the stack, for one row function.
+template <class T, class Slices, class Run>
+struct slice_pieces {
+    Run run;
+    Slices slices;
     std::size_t rows, rows_of_unit;
 
     SMX_INLINE void operator()(std::size_t first, std::size_t last) const
     {
-        row_slice<T> slices[64];
+        row_slice<T> chunk[64];
         std::size_t count = 0;
-        const std::size_t end = last < units_of(rows, rows_of_unit) ? last * rows_of_unit : rows;
-        for (std::size_t i = first * rows_of_unit; i < end; ++i) {
-            const auto from = static_cast<std::size_t>(offsets[i]), to = static_cast<std::size_t>(offsets[i + 1]);
-            slices[count++] = {in + from, nullptr, out + from, to - from, nullptr};
+        const std::size_t end = end_of_unit(last, rows, rows_of_unit);
+        for (std::size_t r = first * rows_of_unit; r < end; ++r) {
+            chunk[count++] = slices.at(r);
             if (count == 64) {
-                run(slices, count);
+                run(chunk, count);
                 count = 0;
             }
         }
         if (count != 0)
-            run(slices, count);
+            run(chunk, count);
     }
 };
 
@@ -141,7 +146,7 @@ struct column_pieces {
 
     SMX_INLINE void operator()(std::size_t first, std::size_t last) const
     {
-        const std::size_t end = last < units_of(columns, columns_of_unit) ? last * columns_of_unit : columns;
+        const std::size_t end = end_of_unit(last, columns, columns_of_unit);
         columns_function(in, out, rows, columns, first * columns_of_unit, end,
                          generic::each_column_softmax<generic::lane<T>>);
     }
@@ -157,7 +162,7 @@ struct loss_pieces {
 
     SMX_INLINE void operator()(std::size_t first, std::size_t last) const
     {
-        const std::size_t end = last < units_of(rows, rows_of_unit) ? last * rows_of_unit : rows;
+        const std::size_t end = end_of_unit(last, rows, rows_of_unit);
         for (std::size_t r = first * rows_of_unit; r < end; ++r)
             row_function(in + r * stride, row_length, static_cast<std::size_t>(labels[r]), gradient + r * stride,
                          losses + r);
@@ -176,7 +181,7 @@ struct matrix_pieces {
 
     SMX_INLINE void operator()(std::size_t first, std::size_t last) const
     {
-        const std::size_t end = last < units_of(rows, rows_of_unit) ? last * rows_of_unit : rows;
+        const std::size_t end = end_of_unit(last, rows, rows_of_unit);
         const std::size_t begin = first * rows_of_unit, offset = begin * stride;
         if (begin < end)
             matrix_function(in + offset, out + offset, end - begin, row_length, stride, scale);
@@ -225,17 +230,12 @@ SMX_INLINE void transform_rows(const char* function, Executor&& exec, const argu
         return;
     }
     const bool one_mask = mask.size == layout.row_length;
-    const row_pieces<T, run_scaled<T>> pieces{{slices_function, scale},
-                                              logits.data,
-                                              nullptr,
-                                              out.data,
-                                              rows,
-                                              layout.row_length,
-                                              layout.row_stride,
-                                              layout.row_stride,
-                                              unit,
-                                              mask.size == 0 ? nullptr : mask.data,
-                                              one_mask ? 0 : layout.row_stride};
+    const slice_pieces<T, matrix_slices<T>, run_scaled<T>> pieces{
+        {slices_function, scale},
+        {logits.data, nullptr, out.data, layout.row_length, layout.row_stride, layout.row_stride,
+         mask.size == 0 ? nullptr : mask.data, one_mask ? 0 : layout.row_stride},
+        rows,
+        unit};
     exec(units_of(rows, unit), pieces);
 }
 
@@ -253,9 +253,11 @@ SMX_INLINE void product_rows(const char* function, Executor&& exec, const argume
     if (rows == 0)
         return;
     const std::size_t unit = rows_of_a_unit(layout.row_length * sizeof(T));
-    const row_pieces<T, run_plain<T>> pieces{
-        {slices_function}, probs.data,        vectors.data, out.data, rows, layout.row_length,
-        layout.row_stride, layout.row_stride, unit,         nullptr,  0};
+    const slice_pieces<T, matrix_slices<T>, run_plain<T>> pieces{
+        {slices_function},
+        {probs.data, vectors.data, out.data, layout.row_length, layout.row_stride, layout.row_stride, nullptr, 0},
+        rows,
+        unit};
     exec(units_of(rows, unit), pieces);
 }
 
@@ -329,18 +331,11 @@ SMX_INLINE void logsumexp_rows(Executor&& exec, const Logits& logits, Out&& out,
     if (count == 0)
         return;
     const std::size_t unit = detail::rows_of_a_unit(rows.row_length * sizeof(T));
-    const detail::row_pieces<T, detail::run_plain<T>> pieces{
+    const detail::slice_pieces<T, detail::matrix_slices<T>, detail::run_plain<T>> pieces{
         {detail::fastest<T>([](auto rows_of) { return rows_of.logsumexp_slices; })},
-        x.data,
-        nullptr,
-        o.data,
+        {x.data, nullptr, o.data, rows.row_length, rows.row_stride, 1, nullptr, 0},
         count,
-        rows.row_length,
-        rows.row_stride,
-        1,
-        unit,
-        nullptr,
-        0};
+        unit};
     exec(detail::units_of(count, unit), pieces);
 }
 
@@ -551,7 +546,8 @@ SMX_INLINE void softmax_segments(Executor&& exec, const Logits& logits, const Of
     using run = detail::run_scaled<T>;
     const detail::exp_scale<T> scale = detail::scale_of(T(1));
     const run softmax_of{detail::fastest<T>([](auto rows_of) { return rows_of.softmax_slices; }), scale};
-    const detail::segment_pieces<T, offset, run> pieces{softmax_of, x.data, p.data, starts, rows, unit};
+    const detail::slice_pieces<T, detail::segment_slices<T, offset>, run> pieces{
+        softmax_of, {x.data, p.data, starts}, rows, unit};
     exec(detail::units_of(rows, unit), pieces);
 }
 

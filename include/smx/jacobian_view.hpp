@@ -173,7 +173,7 @@ public:
         const auto in = input_of("b", b);
         const auto o = output_of("x", x);
         detail::check_product("jacobian_view::solve_shifted", in, o, probs());
-        detail::check_shift("jacobian_view::solve_shifted", &shift);
+        detail::check_positive("jacobian_view::solve_shifted", "shift", &shift);
         if (std::is_constant_evaluated())
             detail::generic::row_solve_shifted<one_lane>(p_, in.data, o.data, n_, totals_, &shift);
         else

@@ -154,26 +154,14 @@ namespace { // every unit has its own copy, compiled with its own flags
 }
 
 template <class T>
-[[noreturn]] SMX_COLD void refuse_temperature(const char* function, const T& temperature)
+[[noreturn]] SMX_COLD void refuse_value(const char* function, const char* name, const T& value)
 {
     char message[256];
     if constexpr (std::is_floating_point_v<T>)
-        std::snprintf(message, sizeof message, "smx::%s: temperature is %Lg, must be positive and finite", function,
-                      static_cast<long double>(temperature));
+        std::snprintf(message, sizeof message, "smx::%s: %s is %Lg, must be positive and finite", function, name,
+                      static_cast<long double>(value));
     else
-        std::snprintf(message, sizeof message, "smx::%s: temperature must be positive and finite", function);
-    refuse(message);
-}
-
-template <class T>
-[[noreturn]] SMX_COLD void refuse_shift(const char* function, const T& shift)
-{
-    char message[256];
-    if constexpr (std::is_floating_point_v<T>)
-        std::snprintf(message, sizeof message, "smx::%s: shift is %Lg, must be positive and finite", function,
-                      static_cast<long double>(shift));
-    else
-        std::snprintf(message, sizeof message, "smx::%s: shift must be positive and finite", function);
+        std::snprintf(message, sizeof message, "smx::%s: %s must be positive and finite", function, name);
     refuse(message);
 }
 
@@ -192,22 +180,21 @@ SMX_INLINE bool is_one(const T* temperature)
     return __builtin_bit_cast(bits, *temperature) == __builtin_bit_cast(bits, T(1));
 }
 
-// The temperature as a factor, checked. Out of line, so that NaN is NaN in it whatever the caller's flags.
+// Out of line, so that NaN is NaN in it whatever the caller's flags.
+template <class T>
+constexpr void check_positive(const char* function, const char* name, const T* value)
+{
+    const number<T> t{*value};
+    if (!(number<T>{T(0)} < t) || !is_finite(t))
+        refuse_value(function, name, *value);
+}
+
+// the temperature as a factor, checked
 template <class T>
 exp_scale<T> checked_scale(const char* function, const T* temperature)
 {
-    const number<T> t{*temperature};
-    if (!(number<T>{T(0)} < t) || !is_finite(t))
-        refuse_temperature(function, *temperature);
+    check_positive(function, "temperature", temperature);
     return scale_of(*temperature);
-}
-
-template <class T>
-constexpr void check_shift(const char* function, const T* shift)
-{
-    const number<T> t{*shift};
-    if (!(number<T>{T(0)} < t) || !is_finite(t))
-        refuse_shift(function, *shift);
 }
 
 } // namespace

@@ -58,35 +58,7 @@ inline std::span<const row_table<T>> tables()
     return {all_tables<T>, last < count ? last + 1 : count};
 }
 
-// The fastest row function that this machine can run: pick names it, e.g. [](auto rows) { return rows.softmax; }. A program
-// that uses one row function compiles that one for each level, not the tables.
-template <class T, class Pick>
-inline auto choose(Pick pick)
-{
-    const auto generic = pick(generic::row_functions<generic::lane<T>>{});
-#if SMX_HAS_X86_LEAVES()
-    const level here = detect_level();
-    if constexpr (std::is_same_v<T, float>)
-        return here == level::avx512 ? pick(avx512::row_functions<avx512::f32>{})
-               : here == level::avx2 ? pick(avx2::row_functions<avx2::f32>{})
-                                     : generic;
-    else if constexpr (std::is_same_v<T, double>)
-        return here == level::avx512 ? pick(avx512::row_functions<avx512::f64>{})
-               : here == level::avx2 ? pick(avx2::row_functions<avx2::f64>{})
-                                     : generic;
-    else
-#endif
-        return generic;
-}
-
-template <class T, class Pick>
-inline auto fastest(Pick pick)
-{
-    static const auto row_function = choose<T>(pick);
-    return row_function;
-}
-
-// One row function at every level that this machine can run, the fastest last: for tests and benchmarks.
+// One row function at every level that this machine can run, the fastest last.
 template <class Function>
 struct functions_by_level {
     struct named {
@@ -97,6 +69,7 @@ struct functions_by_level {
 
     const named* begin() const { return functions; }
     const named* end() const { return functions + count; }
+    Function fastest() const { return functions[count - 1].function; }
 };
 
 template <class T, class Pick>
@@ -117,6 +90,15 @@ inline auto at_every_level(Pick pick)
                static_cast<std::size_t>(detect_level()) + 1};
 #endif
     return all;
+}
+
+// The fastest of them: pick names it, e.g. [](auto rows) { return rows.softmax; }. A program that uses one row function
+// compiles that one for each level, not the tables.
+template <class T, class Pick>
+inline auto fastest(Pick pick)
+{
+    static const auto row_function = at_every_level<T>(pick).fastest();
+    return row_function;
 }
 
 } // namespace

@@ -158,6 +158,24 @@ struct term_rows : P, wide_arithmetic<T> {
         return power(clamped, P::sixteenths(clamped, s.scale_hi, s.magic), s);
     }
 
+    // A sum of terms as hi + lo. hi starts at what no term exceeds, so that s - hi is what x added, and lo takes the rest
+    // without error (Dekker 1971).
+    struct dekker_sum {
+        vec hi, lo;
+
+        SMX_INLINE dekker_sum() : hi(start()), lo(P::zero()) {}
+        SMX_INLINE void add(const vec& x)
+        {
+            const vec s = hi + x;
+            lo = lo + (x - (s - hi));
+            hi = s;
+        }
+        SMX_INLINE vec upper() const { return hi - start(); }
+
+    private:
+        static SMX_INLINE vec start() { return P::set1(8 * numbers::two_to_bias); }
+    };
+
     // A sum whose terms may be added in fours before they meet it: one more rounding.
     struct rough_sum : P::sum {
         SMX_INLINE rough_sum() : P::sum() {}
@@ -205,30 +223,23 @@ struct rows<P, float> : term_rows<P, float> {
     static SMX_INLINE real widen(const vec& x) { return lane(x); }
     static SMX_INLINE vec lift(real x) { return narrow(power_that_lifts(x, 126)); }
 
-    // The sum of the terms of a row. hi starts at what no term exceeds, so that s - hi is what x added, and lo takes the
-    // rest without error (Dekker 1971). Of two vectors the sum is added.
+    // The sum of the terms of a row. Of two vectors the sum is added; before lo loses digits, all is folded.
     struct term_sum {
-        vec hi, lo;
+        typename base::dekker_sum terms;
         real folded;
         std::size_t count;
 
-        SMX_INLINE term_sum() : hi(start()), lo(P::zero()), folded{0}, count(0) {}
+        SMX_INLINE term_sum() : terms(), folded{0}, count(0) {}
         SMX_INLINE void add(const vec& x)
         {
-            const vec s = hi + x;
-            lo = lo + (x - (s - hi));
-            hi = s;
-            if (++count % 128 == 0) { // before lo loses digits
+            terms.add(x);
+            if (++count % 128 == 0) {
                 folded = total();
-                hi = start();
-                lo = P::zero();
+                terms = typename base::dekker_sum();
             }
         }
         SMX_INLINE void add(const vec& a, const vec& b) { add(a + b); }
-        SMX_INLINE real total() const { return folded + P::lane_sum(hi - start(), lo); }
-
-    private:
-        static SMX_INLINE vec start() { return P::set1(0x1p67f); }
+        SMX_INLINE real total() const { return folded + P::lane_sum(terms.upper(), terms.lo); }
     };
     // one step of a row that has no more: its terms, their sum, and their quotients by it
     static SMX_INLINE real step_total(const vec& e) { return P::lane_sum(e); }
@@ -283,28 +294,18 @@ struct rows<P, float> : term_rows<P, float> {
         return P::narrowed(P::low(p) * P::fms(s.lower, P::low(t), d.lower),
                            P::high(p) * P::fms(s.upper, P::high(t), d.upper));
     }
-    struct lane_terms { // as term_sum; fold() after at most 64 terms
-        vec hi, lo;
+    struct lane_terms { // fold() after at most 128 terms
+        typename base::dekker_sum terms;
         lane_wide folded;
 
-        SMX_INLINE lane_terms() : hi(start()), lo(P::zero()), folded{P::set_half(0), P::set_half(0)} {}
-        SMX_INLINE void add(const vec& x)
-        {
-            const vec s = hi + x;
-            lo = lo + (x - (s - hi));
-            hi = s;
-        }
+        SMX_INLINE lane_terms() : terms(), folded{P::set_half(0), P::set_half(0)} {}
+        SMX_INLINE void add(const vec& x) { terms.add(x); }
         SMX_INLINE void fold()
         {
-            const lane_wide upper = lane_widen(hi - start()), lower = lane_widen(lo);
-            folded = lane_plus(folded, lane_plus(upper, lower));
-            hi = start();
-            lo = P::zero();
+            folded = lane_plus(folded, lane_plus(lane_widen(terms.upper()), lane_widen(terms.lo)));
+            terms = typename base::dekker_sum();
         }
         SMX_INLINE const lane_wide& total() const { return folded; }
-
-    private:
-        static SMX_INLINE vec start() { return P::set1(0x1p67f); }
     };
 
     static SMX_INLINE vec log_prob(const vec& x, const step_shift& s, real log1p_tail)
@@ -457,21 +458,11 @@ struct rows<P, double> : term_rows<P, double> {
     static SMX_INLINE vec lift(pair x) { return narrow(power_that_lifts(x.hi, 1022)); }
 
     // As for floats; lo loses no digit that counts.
-    struct term_sum {
-        vec hi, lo;
-
-        SMX_INLINE term_sum() : hi(P::set1(start)), lo(P::zero()) {}
-        SMX_INLINE void add(const vec& x)
-        {
-            const vec s = hi + x;
-            lo = lo + (x - (s - hi));
-            hi = s;
-        }
+    struct term_sum : base::dekker_sum {
+        SMX_INLINE term_sum() : base::dekker_sum() {}
+        SMX_INLINE void add(const vec& x) { base::dekker_sum::add(x); }
         SMX_INLINE void add(const vec& a, const vec& b) { add(a + b); }
-        SMX_INLINE pair total() const { return P::lane_sum(hi - P::set1(start), lo); }
-
-    private:
-        static constexpr double start = 0x1p515;
+        SMX_INLINE pair total() const { return P::lane_sum(this->upper(), this->lo); }
     };
     static SMX_INLINE pair step_total(const vec& e) { return P::lane_sum(e, P::zero()); }
     static SMX_INLINE vec step_quotient(const vec& e, pair sum) { return times(e, inverse(sum)); }
@@ -509,18 +500,10 @@ struct rows<P, double> : term_rows<P, double> {
     {
         return p * (P::fms(s.hi, t, d.hi) + P::fms(s.lo, t, d.lo));
     }
-    struct lane_terms { // as term_sum
-        vec hi, lo;
-
-        SMX_INLINE lane_terms() : hi(P::set1(0x1p515)), lo(P::zero()) {}
-        SMX_INLINE void add(const vec& x)
-        {
-            const vec s = hi + x;
-            lo = lo + (x - (s - hi));
-            hi = s;
-        }
+    struct lane_terms : base::dekker_sum {
+        SMX_INLINE lane_terms() : base::dekker_sum() {}
         SMX_INLINE void fold() {}
-        SMX_INLINE lane_wide total() const { return lane_total({hi - P::set1(0x1p515), lo}); }
+        SMX_INLINE lane_wide total() const { return lane_total({this->upper(), this->lo}); }
     };
 
     static SMX_INLINE vec log_prob(const vec& x, const step_shift& s, pair log1p_tail)

@@ -42,6 +42,36 @@ struct lanes_of_two { // a lane takes part where its integer is negative
     __m256i a, b;
 };
 
+// how many lanes were given, in all; Lane is an integer as wide as a lane
+template <class Lane>
+struct tally {
+    __m256i a, b;
+
+    SMX_INLINE tally() : a(_mm256_setzero_si256()), b(a) {}
+    SMX_INLINE void add(const lanes_of_two& which)
+    {
+        a = less(a, which.a);
+        b = less(b, which.b);
+    }
+    SMX_INLINE std::size_t total() const
+    {
+        constexpr std::size_t lanes = sizeof(__m256i) / sizeof(Lane);
+        Lane lane[2 * lanes];
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(lane), a);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(lane + lanes), b);
+        std::size_t sum = 0;
+        for (const Lane count : lane)
+            sum += count;
+        return sum;
+    }
+
+private:
+    static SMX_INLINE __m256i less(__m256i counts, __m256i which)
+    {
+        return sizeof(Lane) == 4 ? _mm256_sub_epi32(counts, which) : _mm256_sub_epi64(counts, which);
+    }
+};
+
 // max of the two; x where x is NaN, with any flags: no compiler sees that it is a maximum
 SMX_INLINE __m256 max_or_second(__m256 least, __m256 x)
 {
@@ -216,26 +246,7 @@ struct floats {
         return static_cast<std::size_t>(__builtin_ctz(lane_mask(which)));
     }
 
-    // how many lanes were given, in all
-    struct tally {
-        __m256i a, b;
-
-        SMX_INLINE tally() : a(_mm256_setzero_si256()), b(a) {}
-        SMX_INLINE void add(const some& which)
-        {
-            a = _mm256_sub_epi32(a, which.a);
-            b = _mm256_sub_epi32(b, which.b);
-        }
-        SMX_INLINE std::size_t total() const
-        {
-            std::uint32_t lane[8];
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(lane), _mm256_add_epi32(a, b));
-            std::size_t sum = 0;
-            for (const std::uint32_t count : lane)
-                sum += count;
-            return sum;
-        }
-    };
+    using tally = avx2::tally<std::uint32_t>;
     static SMX_INLINE vec max(const vec& a, const vec& b) { return {_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
     static SMX_INLINE vec at_least(const vec& least, const vec& x)
     {
@@ -561,26 +572,7 @@ struct doubles {
         return static_cast<std::size_t>(__builtin_ctz(lane_mask(which)));
     }
 
-    // how many lanes were given, in all
-    struct tally {
-        __m256i a, b;
-
-        SMX_INLINE tally() : a(_mm256_setzero_si256()), b(a) {}
-        SMX_INLINE void add(const some& which)
-        {
-            a = _mm256_sub_epi64(a, which.a);
-            b = _mm256_sub_epi64(b, which.b);
-        }
-        SMX_INLINE std::size_t total() const
-        {
-            std::uint64_t lane[4];
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(lane), _mm256_add_epi64(a, b));
-            std::size_t sum = 0;
-            for (const std::uint64_t count : lane)
-                sum += count;
-            return sum;
-        }
-    };
+    using tally = avx2::tally<std::uint64_t>;
     static SMX_INLINE vec max(const vec& a, const vec& b) { return {_mm256_max_pd(a.a, b.a), _mm256_max_pd(a.b, b.b)}; }
     static SMX_INLINE vec at_least(const vec& least, const vec& x)
     {

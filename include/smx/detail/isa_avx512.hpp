@@ -22,6 +22,26 @@ struct all {};
 constexpr __mmask8 ones = 0xff;
 constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
+// how many lanes were given, in all
+struct tally {
+    __m512i counts;
+
+    SMX_INLINE tally() : counts(_mm512_setzero_si512()) {}
+    SMX_INLINE void add(__mmask16 which)
+    {
+        counts = _mm512_mask_sub_epi32(counts, which, counts, _mm512_set1_epi32(-1));
+    }
+    SMX_INLINE std::size_t total() const
+    {
+        std::uint32_t lane[16];
+        _mm512_storeu_si512(lane, counts);
+        std::size_t sum = 0;
+        for (const std::uint32_t count : lane)
+            sum += count;
+        return sum;
+    }
+};
+
 // 16 floats
 struct floats {
     using scalar = float;
@@ -96,25 +116,7 @@ struct floats {
         return static_cast<std::size_t>(__builtin_ctz(static_cast<unsigned>(which)));
     }
 
-    // how many lanes were given, in all
-    struct tally {
-        __m512i counts;
-
-        SMX_INLINE tally() : counts(_mm512_setzero_si512()) {}
-        SMX_INLINE void add(some which)
-        {
-            counts = _mm512_mask_sub_epi32(counts, which, counts, _mm512_set1_epi32(-1));
-        }
-        SMX_INLINE std::size_t total() const
-        {
-            std::uint32_t lane[16];
-            _mm512_storeu_si512(lane, counts);
-            std::size_t sum = 0;
-            for (const std::uint32_t count : lane)
-                sum += count;
-            return sum;
-        }
-    };
+    using tally = avx512::tally;
     static SMX_INLINE vec max(vec a, vec b) { return _mm512_maskz_max_ps(0xffff, a, b); }
     // max of the two; x where x is NaN, with any flags
     static SMX_INLINE vec at_least(vec least, vec x)
@@ -337,25 +339,7 @@ struct doubles {
         return static_cast<std::size_t>(__builtin_ctz(static_cast<unsigned>(which)));
     }
 
-    // how many lanes were given, in all
-    struct tally {
-        __m512i counts;
-
-        SMX_INLINE tally() : counts(_mm512_setzero_si512()) {}
-        SMX_INLINE void add(some which)
-        {
-            counts = _mm512_mask_sub_epi64(counts, which, counts, _mm512_set1_epi64(-1));
-        }
-        SMX_INLINE std::size_t total() const
-        {
-            std::uint64_t lane[8];
-            _mm512_storeu_si512(lane, counts);
-            std::size_t sum = 0;
-            for (const std::uint64_t count : lane)
-                sum += count;
-            return sum;
-        }
-    };
+    using tally = avx512::tally;
     static SMX_INLINE vec max(vec a, vec b) { return _mm512_maskz_max_pd(ones, a, b); }
     static SMX_INLINE vec at_least(vec least, vec x)
     {

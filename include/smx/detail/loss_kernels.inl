@@ -71,11 +71,11 @@ struct exp_and_tail : each_term<V, exp_and_tail<V>> {
     typename V::scalar* p;
     typename V::shift shift;
     typename V::vec max, tail;
-    std::size_t ties;
+    typename V::tally ties;
 
     SMX_INLINE constexpr exp_and_tail(const typename V::scalar* x_, typename V::scalar* p_,
                                       const typename V::shift& shift_, const typename V::vec& max_)
-        : each_term<V, exp_and_tail>(), x(x_), p(p_), shift(shift_), max(max_), tail(max_), ties(0)
+        : each_term<V, exp_and_tail>(), x(x_), p(p_), shift(shift_), max(max_), tail(max_), ties()
     {
     }
     template <class Inside>
@@ -83,7 +83,7 @@ struct exp_and_tail : each_term<V, exp_and_tail<V>> {
                                                          const typename V::vec& e)
     {
         const typename V::some largest = V::equals(inside, logits, max);
-        ties += V::count(largest);
+        ties.add(largest);
         return V::keep(inside, V::without_largest(largest, e));
     }
     SMX_INLINE constexpr typename V::vec term(std::size_t i, typename V::all inside)
@@ -112,7 +112,7 @@ SMX_INLINE constexpr typename V::vec label_gradient(const typename V::scalar* lo
 
     exp_and_tail<V> exponentials(logits, gradient, shift, max);
     walk<V>(n, exponentials);
-    const typename V::wide tail = V::tail(exponentials.sum.total(), exponentials.ties);
+    const typename V::wide tail = V::tail(exponentials.sum.total(), exponentials.ties.total());
     const typename V::wide sum = V::with_largest(tail);
     scale_pass<V, every_entry<V>> normalise(gradient, every_entry<V>{}, V::inverse(V::scaled_sum(sum)),
                                             exponentials.tail);
@@ -149,11 +149,12 @@ struct target_sums : each_step<V, target_sums<V>> {
     typename V::shift shift;
     typename V::vec max;
     typename V::sum below, mass, half_dot;
-    std::size_t ties, impossible;
+    typename V::tally ties;
+    std::size_t impossible;
 
     SMX_INLINE constexpr target_sums(const typename V::scalar* x_, const typename V::scalar* t_,
                                      const typename V::shift& shift_, const typename V::vec& max_)
-        : x(x_), t(t_), shift(shift_), max(max_), below(), mass(), half_dot(), ties(0), impossible(0)
+        : x(x_), t(t_), shift(shift_), max(max_), below(), mass(), half_dot(), ties(), impossible(0)
     {
     }
     template <class Inside>
@@ -163,7 +164,7 @@ struct target_sums : each_step<V, target_sums<V>> {
         const typename V::vec target = V::load(t + i, inside, V::zero());
         const typename V::some largest = V::equals(inside, logits, max);
         const typename V::some absent = V::absent(x + i, inside);
-        ties += V::count(largest);
+        ties.add(largest);
         impossible += V::count(absent) - V::count(V::equals(absent, target, V::zero()));
         below.add(V::keep(inside, V::without_largest(largest, V::exp_term(logits, shift))));
         mass.add(target);
@@ -215,7 +216,7 @@ SMX_INLINE constexpr target_row<V> target_loss(const typename V::scalar* logits,
 {
     target_sums<V> sums(logits, target, V::shift_of(max, V::unit_scale()), max);
     walk<V>(n, sums);
-    const typename V::wide tail = V::tail(sums.below.total(), sums.ties), mass = sums.mass.total();
+    const typename V::wide tail = V::tail(sums.below.total(), sums.ties.total()), mass = sums.mass.total();
     typename V::wide half_dot = sums.half_dot.total();
     if (V::is_small(half_dot))
         half_dot = small_target_dot<V>(logits, target, n, max);
@@ -300,11 +301,11 @@ struct entropy_sums : each_step<V, entropy_sums<V>> {
     typename V::shift shift;
     typename V::vec max;
     typename V::sum below, dot; // e without the largest, e (max - x)
-    std::size_t ties;
+    typename V::tally ties;
 
     SMX_INLINE constexpr entropy_sums(const typename V::scalar* x_, const typename V::shift& shift_,
                                       const typename V::vec& max_)
-        : x(x_), shift(shift_), max(max_), below(), dot(), ties(0)
+        : x(x_), shift(shift_), max(max_), below(), dot(), ties()
     {
     }
     template <class Inside>
@@ -313,7 +314,7 @@ struct entropy_sums : each_step<V, entropy_sums<V>> {
         const typename V::vec logits = V::load(x + i, inside, max);
         const typename V::some largest = V::equals(inside, logits, max);
         const typename V::vec e = V::exp_term(logits, shift);
-        ties += V::count(largest);
+        ties.add(largest);
         below.add(V::keep(inside, V::without_largest(largest, e)));
         dot.add(V::keep(inside, e * V::distance(logits, shift)));
     }
@@ -332,7 +333,7 @@ SMX_INLINE constexpr entropy_row<V> entropy_of(const typename V::scalar* logits,
 {
     entropy_sums<V> sums(logits, V::shift_of(max, V::unit_scale()), max);
     walk<V>(n, sums);
-    const typename V::wide tail = V::tail(sums.below.total(), sums.ties), sum = V::with_largest(tail);
+    const typename V::wide tail = V::tail(sums.below.total(), sums.ties.total()), sum = V::with_largest(tail);
     const typename V::wide mean = V::quotient(sums.dot.total(), sum); // in the units of the terms
     return {sums.shift, sum, V::lifted_mean(mean), V::narrow(V::total(V::log1p(tail), V::tail(mean, 1)))};
 }
@@ -478,10 +479,10 @@ struct kl_sums : each_step<V, kl_sums<V>> {
     const logit_pair<V>& rows;
     typename V::vec unit;
     typename V::sum below, dot, size;
-    std::size_t ties;
+    typename V::tally ties;
 
     SMX_INLINE constexpr kl_sums(const logit_pair<V>& rows_, const typename V::vec& unit_)
-        : rows(rows_), unit(unit_), below(), dot(), size(), ties(0)
+        : rows(rows_), unit(unit_), below(), dot(), size(), ties()
     {
     }
     template <class Inside>
@@ -490,7 +491,7 @@ struct kl_sums : each_step<V, kl_sums<V>> {
         const typename V::some largest = V::equals(inside, V::load(rows.x + i, inside, rows.max_x), rows.max_x);
         const typename V::vec root = rows.root(i, inside);
         const typename V::vec product = root * (root * (rows.quarter_difference(i, inside) * unit));
-        ties += V::count(largest);
+        ties.add(largest);
         below.add(V::without_largest(largest, root * root));
         dot.add(product);
         size.add(V::abs(product));
@@ -566,7 +567,7 @@ SMX_INLINE constexpr typename V::vec divergence_of(const logit_pair<V>& rows, st
 
     kl_sums<V> sums(rows, large ? V::reduced_unit() : V::one());
     walk<V, true>(n, sums);
-    const typename V::wide tail_x = V::tail(sums.below.total(), sums.ties), sum_x = V::with_largest(tail_x);
+    const typename V::wide tail_x = V::tail(sums.below.total(), sums.ties.total()), sum_x = V::with_largest(tail_x);
     const typename V::wide tail_y = tail_of_sum<V>(rows.y, n, every_entry<V>{}, rows.shift, rows.max_y, rows.max_y);
     const typename V::wide sum_y = V::with_largest(tail_y);
     const typename V::wide dot = V::quotient(sums.dot.total(), sum_x), size = V::quotient(sums.size.total(), sum_x);
