@@ -127,17 +127,32 @@ struct batch {
     }
 };
 
-// A function of rows: of one by itself, and of all of a batch, by the public interface or by the slices of a level.
+// the rows of a batch; one_result: each has one
+template <class T>
+std::vector<smx::detail::row_slice<T>> slices_of(const batch<T>& b, bool one_result)
+{
+    std::vector<smx::detail::row_slice<T>> slices;
+    for (std::size_t r = 0; r < b.rows(); ++r)
+        slices.push_back({b.in.data() + b.start(r), nullptr, b.out.data() + (one_result ? r : b.start(r)),
+                          b.layout.row_length, b.mask.empty() ? nullptr : b.mask_of(r).data()});
+    return slices;
+}
+
+template <class T, class Function>
+void matrix_of(const batch<T>& b, Function products)
+{
+    products(b.in.data(), b.with.data(), b.out.data(), b.rows(), b.layout.row_length, b.layout.row_stride);
+}
+
+// A function of rows: of one by itself, and of all of a batch, by the public interface or by a level's function.
 template <class T>
 struct rows_function {
-    using slices = std::span<const smx::detail::row_slice<T>>;
-
     const char* name;
     bool of_logits, has_options, one_result;
     void (*single)(const leaf<T>&, std::span<const T> in, std::span<const T> with, std::span<T> out, const T& t,
                    std::span<const bool> mask);
     void (*all)(const any_executor&, const batch<T>&);
-    void (*at_level)(std::string_view level, slices, const smx::detail::exp_scale<T>&);
+    void (*at_level)(std::string_view level, const batch<T>&);
 };
 
 // the slices function of that name
@@ -156,8 +171,6 @@ std::vector<rows_function<T>> rows_functions()
     using in = std::span<const T>;
     using out = std::span<T>;
     using mask = std::span<const bool>;
-    using slices = typename rows_function<T>::slices;
-    using scale = smx::detail::exp_scale<T>;
     using by = const leaf<T>&;
     using exec = const any_executor&;
     using all = const batch<T>&;
@@ -165,42 +178,47 @@ std::vector<rows_function<T>> rows_functions()
     return {
         {"softmax", true, true, false, [](by f, in x, in, out y, const T& t, mask m) { f.softmax(x, y, t, m); },
          [](exec e, all b) { smx::softmax_rows(e, b.in, b.out, b.layout, {b.temperature, b.mask}); },
-         [](std::string_view level, slices s, const scale& t) {
-             named(at_every_level<T>([](auto rows) { return rows.softmax_slices; }), level)(s.data(), s.size(), t);
+         [](std::string_view level, const batch<T>& b) {
+             const auto s = slices_of(b, false);
+             named(at_every_level<T>([](auto rows) { return rows.softmax_slices; }),
+                   level)(s.data(), s.size(), smx::detail::scale_of<T>(b.temperature));
          }},
         {"log_softmax", true, true, false, [](by f, in x, in, out y, const T& t, mask m) { f.log_softmax(x, y, t, m); },
          [](exec e, all b) { smx::log_softmax_rows(e, b.in, b.out, b.layout, {b.temperature, b.mask}); },
-         [](std::string_view level, slices s, const scale& t) {
-             named(at_every_level<T>([](auto rows) { return rows.log_softmax_slices; }), level)(s.data(), s.size(), t);
+         [](std::string_view level, const batch<T>& b) {
+             const auto s = slices_of(b, false);
+             named(at_every_level<T>([](auto rows) { return rows.log_softmax_slices; }),
+                   level)(s.data(), s.size(), smx::detail::scale_of<T>(b.temperature));
          }},
         {"logsumexp", true, false, true, [](by f, in x, in, out y, const T&, mask) { f.logsumexp(x, y[0]); },
          [](exec e, all b) { smx::logsumexp_rows(e, b.in, b.out, b.layout); },
-         [](std::string_view level, slices s, const scale&) {
+         [](std::string_view level, const batch<T>& b) {
+             const auto s = slices_of(b, true);
              named(at_every_level<T>([](auto rows) { return rows.logsumexp_slices; }), level)(s.data(), s.size());
          }},
         {"softmax_jvp", false, false, false, [](by f, in p, in v, out y, const T&, mask) { f.softmax_jvp(p, v, y); },
          [](exec e, all b) { smx::softmax_jvp_rows(e, b.in, b.with, b.out, b.layout); },
-         [](std::string_view level, slices s, const scale&) {
-             named(at_every_level<T>([](auto rows) { return rows.softmax_jvp_slices; }), level)(s.data(), s.size());
+         [](std::string_view level, const batch<T>& b) {
+             matrix_of(b, named(at_every_level<T>([](auto rows) { return rows.softmax_jvp_matrix; }), level));
          }},
         {"softmax_vjp", false, false, false, [](by f, in p, in u, out y, const T&, mask) { f.softmax_vjp(p, u, y); },
          [](exec e, all b) { smx::softmax_vjp_rows(e, b.in, b.with, b.out, b.layout); }, nullptr},
         {"log_softmax_jvp", false, false, false,
          [](by f, in p, in v, out y, const T&, mask) { f.log_softmax_jvp(p, v, y); },
          [](exec e, all b) { smx::log_softmax_jvp_rows(e, b.in, b.with, b.out, b.layout); },
-         [](std::string_view level, slices s, const scale&) {
-             named(at_every_level<T>([](auto rows) { return rows.log_softmax_jvp_slices; }), level)(s.data(), s.size());
+         [](std::string_view level, const batch<T>& b) {
+             matrix_of(b, named(at_every_level<T>([](auto rows) { return rows.log_softmax_jvp_matrix; }), level));
          }},
         {"log_softmax_vjp", false, false, false,
          [](by f, in p, in u, out y, const T&, mask) { f.log_softmax_vjp(p, u, y); },
          [](exec e, all b) { smx::log_softmax_vjp_rows(e, b.in, b.with, b.out, b.layout); },
-         [](std::string_view level, slices s, const scale&) {
-             named(at_every_level<T>([](auto rows) { return rows.log_softmax_vjp_slices; }), level)(s.data(), s.size());
+         [](std::string_view level, const batch<T>& b) {
+             matrix_of(b, named(at_every_level<T>([](auto rows) { return rows.log_softmax_vjp_matrix; }), level));
          }},
     };
 }
 
-// All rows of a batch by one leaf: the public interface, or the slices of a level in one call. False: there is none.
+// All rows of a batch by one leaf: the public interface, or a level's function in one call. False: there is none.
 template <class T>
 bool run(const rows_function<T>& f, const leaf<T>& by, const batch<T>& b)
 {
@@ -210,12 +228,7 @@ bool run(const rows_function<T>& f, const leaf<T>& by, const batch<T>& b)
     }
     if (f.at_level == nullptr)
         return false;
-    std::vector<smx::detail::row_slice<T>> slices;
-    for (std::size_t r = 0; r < b.rows(); ++r)
-        slices.push_back({b.in.data() + b.start(r), b.with.empty() ? nullptr : b.with.data() + b.start(r),
-                          b.out.data() + (f.one_result ? r : b.start(r)), b.layout.row_length,
-                          b.mask.empty() ? nullptr : b.mask_of(r).data()});
-    f.at_level(by.name(), slices, smx::detail::scale_of<T>(b.temperature));
+    f.at_level(by.name(), b);
     return true;
 }
 
@@ -853,42 +866,6 @@ TEMPLATE_TEST_CASE("softmax_segments: rows at random offsets of any integer type
         check_segments<T, long long>(seed);
         check_segments<T, unsigned long long>(seed);
         check_segments<T, std::size_t>(seed);
-    }
-}
-
-// Products of rows of different lengths in one call: what an executor of ragged products would do.
-TEMPLATE_TEST_CASE("batch: a level's products of rows of different lengths have their own bits", "[batch][segments]",
-                   float, double)
-{
-    using T = TestType;
-    for (std::uint64_t k = 0; k < 300 * rows::volume(); ++k) {
-        random_source random(mixed(seed_of_all, k));
-        const std::size_t count = 1 + random.below(40);
-        std::vector<row<T>> p, v, out;
-        for (std::size_t r = 0; r < count; ++r) {
-            p.emplace_back(random.below(19));
-            v.emplace_back(p[r].size());
-            out.emplace_back(p[r].size());
-            put_probs<T>(random, p[r]);
-            if (!p[r].empty())
-                put_tangent<T>(random, p[r], v[r]);
-        }
-        for (const rows_function<T>& f : rows_functions<T>())
-            for (const leaf<T>& by : leaves<T>()) {
-                if (f.of_logits || f.at_level == nullptr || by.is_public())
-                    continue;
-                std::vector<smx::detail::row_slice<T>> slices;
-                for (std::size_t r = 0; r < count; ++r)
-                    slices.push_back({p[r].data(), v[r].data(), out[r].data(), p[r].size(), nullptr});
-                f.at_level(by.name(), slices, smx::detail::scale_of(T(1)));
-                for (std::size_t r = 0; r < count; ++r) {
-                    row<T> expected(p[r].size());
-                    f.single(by, p[r], v[r], expected, T(1), {});
-                    CAPTURE(f.name, by.name(), r, rows::hex(std::span<const T>(p[r])),
-                            rows::hex(std::span<const T>(v[r])));
-                    REQUIRE(same_or_nan(out[r].data(), expected.data(), expected.size()));
-                }
-            }
     }
 }
 

@@ -188,6 +188,22 @@ struct matrix_pieces {
     }
 };
 
+template <class T>
+struct product_pieces {
+    void (*matrix_function)(const T*, const T*, T*, std::size_t, std::size_t, std::size_t);
+    const T *in, *with;
+    T* out;
+    std::size_t rows, row_length, stride, rows_of_unit;
+
+    SMX_INLINE void operator()(std::size_t first, std::size_t last) const
+    {
+        const std::size_t end = end_of_unit(last, rows, rows_of_unit);
+        const std::size_t begin = first * rows_of_unit, offset = begin * stride;
+        if (begin < end)
+            matrix_function(in + offset, with + offset, out + offset, end - begin, row_length, stride);
+    }
+};
+
 // a function of slices, with what else it takes
 template <class T>
 struct run_scaled {
@@ -243,7 +259,7 @@ SMX_INLINE void transform_rows(const char* function, Executor&& exec, const argu
 template <class T, class Executor, class Function>
 SMX_INLINE void product_rows(const char* function, Executor&& exec, const argument<const T>& probs,
                              const argument<const T>& vectors, const argument<T>& out, const row_layout& layout,
-                             Function slices_function)
+                             Function matrix_function)
 {
     check_same_size(function, vectors.name, vectors.size, probs.name, probs.size);
     check_same_size(function, out.name, out.size, probs.name, probs.size);
@@ -253,11 +269,8 @@ SMX_INLINE void product_rows(const char* function, Executor&& exec, const argume
     if (rows == 0)
         return;
     const std::size_t unit = rows_of_a_unit(layout.row_length * sizeof(T));
-    const slice_pieces<T, matrix_slices<T>, run_plain<T>> pieces{
-        {slices_function},
-        {probs.data, vectors.data, out.data, layout.row_length, layout.row_stride, layout.row_stride, nullptr, 0},
-        rows,
-        unit};
+    const product_pieces<T> pieces{matrix_function,   probs.data,        vectors.data, out.data, rows,
+                                   layout.row_length, layout.row_stride, unit};
     exec(units_of(rows, unit), pieces);
 }
 
@@ -359,7 +372,7 @@ SMX_INLINE void softmax_jvp_rows(Executor&& exec, const Probs& probs, const Tang
     detail::product_rows<T>("softmax_jvp_rows", exec, {"probs", detail::data_of(probs), detail::size_of(probs)},
                             {"tangents", detail::data_of(tangents), detail::size_of(tangents)},
                             {"out", detail::data_of(out), detail::size_of(out)}, rows,
-                            detail::fastest<T>([](auto rows_of) { return rows_of.softmax_jvp_slices; }));
+                            detail::fastest<T>([](auto rows_of) { return rows_of.softmax_jvp_matrix; }));
 }
 
 template <readable_row Probs, readable_row Tangents, writable_row Out>
@@ -379,7 +392,7 @@ SMX_INLINE void softmax_vjp_rows(Executor&& exec, const Probs& probs, const Cota
     detail::product_rows<T>("softmax_vjp_rows", exec, {"probs", detail::data_of(probs), detail::size_of(probs)},
                             {"cotangents", detail::data_of(cotangents), detail::size_of(cotangents)},
                             {"out", detail::data_of(out), detail::size_of(out)}, rows,
-                            detail::fastest<T>([](auto rows_of) { return rows_of.softmax_jvp_slices; }));
+                            detail::fastest<T>([](auto rows_of) { return rows_of.softmax_jvp_matrix; }));
 }
 
 template <readable_row Probs, readable_row Cotangents, writable_row Out>
@@ -399,7 +412,7 @@ SMX_INLINE void log_softmax_jvp_rows(Executor&& exec, const Probs& probs, const 
     detail::product_rows<T>("log_softmax_jvp_rows", exec, {"probs", detail::data_of(probs), detail::size_of(probs)},
                             {"tangents", detail::data_of(tangents), detail::size_of(tangents)},
                             {"out", detail::data_of(out), detail::size_of(out)}, rows,
-                            detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_jvp_slices; }));
+                            detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_jvp_matrix; }));
 }
 
 template <readable_row Probs, readable_row Tangents, writable_row Out>
@@ -419,7 +432,7 @@ SMX_INLINE void log_softmax_vjp_rows(Executor&& exec, const Probs& probs, const 
     detail::product_rows<T>("log_softmax_vjp_rows", exec, {"probs", detail::data_of(probs), detail::size_of(probs)},
                             {"cotangents", detail::data_of(cotangents), detail::size_of(cotangents)},
                             {"out", detail::data_of(out), detail::size_of(out)}, rows,
-                            detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_vjp_slices; }));
+                            detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_vjp_matrix; }));
 }
 
 template <readable_row Probs, readable_row Cotangents, writable_row Out>

@@ -71,7 +71,6 @@ struct lane_rows {
     SMX_INLINE bool is_ragged() const { return shortest != longest; }
 
     SMX_INLINE const typename V::scalar* in(std::size_t r) const { return slices[r]->in; }
-    SMX_INLINE const typename V::scalar* with(std::size_t r) const { return slices[r]->with; }
     SMX_INLINE typename V::scalar* out(std::size_t r) const { return slices[r]->out; }
     SMX_INLINE std::size_t length(std::size_t r) const { return slices[r]->n; }
 };
@@ -94,22 +93,16 @@ struct matrix_rows {
     SMX_INLINE std::size_t length(std::size_t) const { return longest; }
 };
 
-// rows to columns; behind the end of a row stands its first entry, or 0
-template <class V, bool tangents, std::size_t r = 0, class Rows>
-SMX_INLINE void load_rows(const Rows& rows, bool zeros, const typename V::some& all_of_a_row,
-                          typename V::vec (&x)[V::lanes])
+// rows to columns; behind the end of a row stands its first entry
+template <class V, std::size_t r = 0, class Rows>
+SMX_INLINE void load_rows(const Rows& rows, const typename V::some& all_of_a_row, typename V::vec (&x)[V::lanes])
 {
     if constexpr (r < V::lanes) {
-        const typename V::scalar* row = nullptr;
-        if constexpr (tangents)
-            row = rows.with(r);
-        else
-            row = rows.in(r);
         if (!rows.is_ragged())
-            x[r] = V::load(row, all_of_a_row, V::zero());
+            x[r] = V::load(rows.in(r), all_of_a_row, V::zero());
         else
-            x[r] = V::load(row, V::first(rows.length(r)), zeros ? V::zero() : V::broadcast(row));
-        load_rows<V, tangents, r + 1>(rows, zeros, all_of_a_row, x);
+            x[r] = V::load(rows.in(r), V::first(rows.length(r)), V::broadcast(rows.in(r)));
+        load_rows<V, r + 1>(rows, all_of_a_row, x);
     } else
         transpose<V>(x);
 }
@@ -122,21 +115,21 @@ SMX_INLINE void store_rows(const Rows& rows, const typename V::some& all_of_a_ro
         V::store(rows.out(r), rows.is_ragged() ? V::first(rows.length(r)) : all_of_a_row, x[r]);
 }
 
-// the sums of the lanes over x[0] ... x[n - 1], in the tree of V::step_total; product: of x y
-template <class V, bool product>
-SMX_INLINE typename V::lane_wide lane_tree(const typename V::vec (&x)[V::lanes], const typename V::vec (&y)[V::lanes],
-                                           std::size_t n)
+// the sums of the lanes over x[0] ... x[n - 1], in the tree of V::step_total of a row of n entries as load_short has it
+template <class V>
+SMX_INLINE typename V::lane_wide lane_tree(const typename V::vec (&x)[V::lanes], std::size_t n)
 {
     typename V::lane_wide sums[V::lanes];
-    sums[0] = product ? V::lane_product(x[0], y[0]) : V::lane_widen(x[0]);
+    sums[0] = V::lane_widen(x[0]);
     for (std::size_t j = 1; j < n; ++j)
-        sums[j] = product ? V::lane_product(x[j], y[j]) : V::lane_widen(x[j]);
+        sums[j] = V::lane_widen(x[j]);
+    std::size_t count = n;
     for (std::size_t half = V::lanes / 2; half > 0; half /= 2)
-        for (std::size_t j = 0; j < half && j + half < n; ++j)
-            sums[j] = V::lane_plus(sums[j], sums[j + half]);
-    // Behind the end of a row stand zeros, in the tree too: -0 + 0 = 0.
-    if (product && n < V::lanes)
-        sums[0] = V::lane_plus(sums[0], V::lane_widen(V::zero()));
+        if (half < count) {
+            for (std::size_t j = half; j < count; ++j)
+                sums[j + half - count] = V::lane_plus(sums[j + half - count], sums[j]);
+            count = half;
+        }
     return V::lane_total(sums[0]);
 }
 
@@ -155,7 +148,7 @@ void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale)
 {
     typename V::vec x[V::lanes];
     const typename V::some all_of_a_row = V::first(rows.longest);
-    load_rows<V, false>(rows, false, all_of_a_row, x);
+    load_rows<V>(rows, all_of_a_row, x);
     const std::size_t n = rows.longest;
     typename V::vec max = x[0];
     for (std::size_t j = 1; j < n; ++j)
@@ -165,57 +158,77 @@ void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale)
             row_softmax<V>(rows.in(r), rows.out(r), rows.length(r), scale, nullptr);
         return;
     }
-    const typename V::step_shift shift = V::step_shift_of(max, scale);
+    const typename V::loose_scale loose = V::loose_scale_of(scale);
+    const typename V::vec whole = V::whole_of(max, loose);
     if (!rows.is_ragged())
         for (std::size_t j = 0; j < n; ++j)
-            x[j] = V::exp_in_step(x[j], shift);
+            x[j] = V::settled(V::loose_term_of(x[j], loose), whole);
     else {
         const typename V::vec lengths = lengths_of<V>(rows);
         for (std::size_t j = 0; j < n; ++j) {
             const typename V::vec index = V::set1(static_cast<typename V::scalar>(static_cast<int>(j)));
-            x[j] = V::keep(V::less_than(index, lengths), V::exp_in_step(x[j], shift));
+            x[j] = V::keep(V::less_than(index, lengths), V::settled(V::loose_term_of(x[j], loose), whole));
         }
     }
-    const typename V::lane_inverse inverse = V::inverse_of(lane_tree<V, false>(x, x, n));
+    const typename V::factor inverse = V::lane_reciprocal(lane_tree<V>(x, n));
     for (std::size_t j = 0; j < n; ++j)
-        x[j] = V::lane_quotient(x[j], inverse);
+        x[j] = V::times(x[j], inverse);
     store_rows<V>(rows, all_of_a_row, x);
 }
 
-// J v, as product_in_step
+// J v of eight rows of a matrix, of at most one step each; every step of product_in_step for all of them before the next
 template <class V>
-void product_lanes(const lane_rows<V>& rows)
-{
-    typename V::vec p[V::lanes], t[V::lanes];
-    const typename V::some all_of_a_row = V::first(rows.longest);
-    load_rows<V, false>(rows, true, all_of_a_row, p);
-    load_rows<V, true>(rows, true, all_of_a_row, t);
-    const std::size_t n = rows.longest;
-    typename V::vec largest = p[0];
-    for (std::size_t j = 0; j < n; ++j) {
-        t[j] = V::where_nonzero(p[j], t[j]);
-        largest = V::max(largest, p[j]);
+struct eight_products {
+    const typename V::scalar* p;
+    const typename V::scalar* v;
+    typename V::scalar* out;
+    std::size_t n, stride;
+    typename V::vec prob[8], t[8];
+
+    template <std::size_t r = 0>
+    SMX_INLINE void load_probs(const typename V::some& inside, typename V::folded (&sums)[8])
+    {
+        prob[r] = V::load_short(p + r * stride, n);
+        sums[r] = V::fold(V::keep(inside, prob[r]));
+        if constexpr (r + 1 < 8)
+            load_probs<r + 1>(inside, sums);
     }
-    const typename V::lane_wide sum = lane_tree<V, false>(p, p, n);
-    typename V::lane_wide dot = lane_tree<V, true>(p, t, n);
-    const typename V::vec half = V::lane_half(sum);
-    if (V::count(V::less_than(half, largest)) != 0) {
-        typename V::vec origin = V::zero();
-        for (std::size_t j = 0; j < n; ++j)
-            origin = V::select(V::less_than(half, p[j]), t[j], origin);
-        for (std::size_t j = 0; j < n; ++j)
-            t[j] = V::where_nonzero(p[j], t[j] - origin);
-        dot = lane_tree<V, true>(p, t, n);
+    template <std::size_t r = 0>
+    SMX_INLINE void load_tangents(const typename V::some& inside, const typename V::step_sum (&masses)[8],
+                                  typename V::folded (&sums)[8])
+    {
+        const typename V::scalar* row = v + r * stride;
+        const typename V::vec origin = origin_in_step<V>(V::keep(inside, prob[r]), masses[r].hi, row, n);
+        t[r] = V::where_nonzero(prob[r], V::load_short(row, n) - origin);
+        sums[r] = V::fold(V::keep(inside, prob[r] * t[r]));
+        if constexpr (r + 1 < 8)
+            load_tangents<r + 1>(inside, masses, sums);
     }
-    if (V::lane_is_tiny(dot)) {
-        for (std::size_t r = 0; r < rows.count; ++r)
-            row_softmax_jvp<V>(rows.in(r), rows.with(r), rows.out(r), rows.length(r));
-        return;
+    template <std::size_t r = 0>
+    SMX_INLINE void store_products(const typename V::step_sum (&masses)[8], const typename V::scalar (&dots)[8]) const
+    {
+        V::store_short(out + r * stride, n,
+                       V::where_nonzero(prob[r], V::step_product(prob[r], t[r], masses[r], dots[r])));
+        if constexpr (r + 1 < 8)
+            store_products<r + 1>(masses, dots);
     }
-    for (std::size_t j = 0; j < n; ++j)
-        p[j] = V::where_nonzero(p[j], V::lane_centred_product(p[j], t[j], sum, dot));
-    store_rows<V>(rows, all_of_a_row, p);
-}
+    SMX_INLINE bool done() // false: a row is tiny
+    {
+        const typename V::some inside = V::inside_short(n);
+        typename V::folded sums[8];
+        typename V::step_sum masses[8];
+        typename V::scalar dots[8];
+        load_probs(inside, sums);
+        V::masses_of(sums, masses);
+        load_tangents(inside, masses, sums);
+        V::dots_of(sums, dots);
+        for (const typename V::scalar& dot : dots)
+            if (V::is_tiny(V::broadcast(&dot)))
+                return false;
+        store_products(masses, dots);
+        return true;
+    }
+};
 
 // ---- slices ---------------------------------------------------------------------------------------------------------
 
@@ -256,41 +269,6 @@ void slices_logsumexp(const row_slice<typename V::scalar>* slices, std::size_t c
         row_logsumexp<V>(slices[r].in, slices[r].n, slices[r].out);
 }
 
-template <class V>
-void slices_softmax_jvp(const row_slice<typename V::scalar>* slices, std::size_t count)
-{
-    if constexpr (V::lanes > 1) {
-        lane_rows<V> rows;
-        for (std::size_t r = 0; r < count; ++r)
-            if (slices[r].n > V::lane_product_length)
-                row_softmax_jvp<V>(slices[r].in, slices[r].with, slices[r].out, slices[r].n);
-            else if (slices[r].n != 0 && rows.is_full_with(slices[r])) {
-                product_lanes<V>(rows);
-                rows.clear();
-            }
-        if (rows.count != 0) {
-            rows.complete();
-            product_lanes<V>(rows);
-        }
-    } else
-        for (std::size_t r = 0; r < count; ++r)
-            row_softmax_jvp<V>(slices[r].in, slices[r].with, slices[r].out, slices[r].n);
-}
-
-template <class V>
-void slices_log_softmax_jvp(const row_slice<typename V::scalar>* slices, std::size_t count)
-{
-    for (std::size_t r = 0; r < count; ++r)
-        row_log_softmax_jvp<V>(slices[r].in, slices[r].with, slices[r].out, slices[r].n);
-}
-
-template <class V>
-void slices_log_softmax_vjp(const row_slice<typename V::scalar>* slices, std::size_t count)
-{
-    for (std::size_t r = 0; r < count; ++r)
-        row_log_softmax_vjp<V>(slices[r].in, slices[r].with, slices[r].out, slices[r].n);
-}
-
 // ---- matrices without a mask ----------------------------------------------------------------------------------------
 
 template <class V>
@@ -304,6 +282,44 @@ void matrix_softmax(const typename V::scalar* in, typename V::scalar* out, std::
                 softmax_lanes<V>(matrix_rows<V>(in + r * stride, out + r * stride, n, stride), scale);
     for (; r < rows; ++r)
         row_softmax<V>(in + r * stride, out + r * stride, n, scale, nullptr);
+}
+
+template <class V>
+void matrix_softmax_jvp(const typename V::scalar* in, const typename V::scalar* with, typename V::scalar* out,
+                        std::size_t rows, std::size_t n, std::size_t stride)
+{
+    std::size_t r = 0;
+    if constexpr (V::lanes > 1)
+        if (n <= V::lanes)
+            for (; rows - r >= 8; r += 8) {
+                eight_products<V> eight;
+                eight.p = in + r * stride;
+                eight.v = with + r * stride;
+                eight.out = out + r * stride;
+                eight.n = n;
+                eight.stride = stride;
+                if (!eight.done())
+                    for (std::size_t k = r; k < r + 8; ++k)
+                        row_softmax_jvp<V>(in + k * stride, with + k * stride, out + k * stride, n);
+            }
+    for (; r < rows; ++r)
+        row_softmax_jvp<V>(in + r * stride, with + r * stride, out + r * stride, n);
+}
+
+template <class V>
+void matrix_log_softmax_jvp(const typename V::scalar* in, const typename V::scalar* with, typename V::scalar* out,
+                            std::size_t rows, std::size_t n, std::size_t stride)
+{
+    for (std::size_t r = 0; r < rows; ++r)
+        row_log_softmax_jvp<V>(in + r * stride, with + r * stride, out + r * stride, n);
+}
+
+template <class V>
+void matrix_log_softmax_vjp(const typename V::scalar* in, const typename V::scalar* with, typename V::scalar* out,
+                            std::size_t rows, std::size_t n, std::size_t stride)
+{
+    for (std::size_t r = 0; r < rows; ++r)
+        row_log_softmax_vjp<V>(in + r * stride, with + r * stride, out + r * stride, n);
 }
 
 // ---- columns --------------------------------------------------------------------------------------------------------

@@ -50,6 +50,50 @@ struct series<double> {
     }
 };
 
+// The sums of eight rows of eight doubles, each in the tree of lane_sum: lane r is the sum of row r.
+template <class W>
+struct eight_sums {
+    using vec = typename W::vec;
+    struct pairs {
+        vec hi, lo;
+    };
+
+    static SMX_INLINE vec halves(const vec& a, const vec& b) { return W::low_halves(a, b) + W::high_halves(a, b); }
+    static SMX_INLINE vec quarters(const vec& a, const vec& b)
+    {
+        return W::low_quarters(a, b) + W::high_quarters(a, b);
+    }
+    static SMX_INLINE vec of(const vec (&x)[8])
+    {
+        const vec even = quarters(halves(x[0], x[2]), halves(x[4], x[6]));
+        const vec odd = quarters(halves(x[1], x[3]), halves(x[5], x[7]));
+        return W::even_lanes(even, odd) + W::odd_lanes(even, odd);
+    }
+
+    // the same as hi + lo
+    static SMX_INLINE pairs two_sum_of(const vec& a, const vec& b, const vec& lo)
+    {
+        const vec s = a + b, b_part = s - a;
+        return {s, ((a - (s - b_part)) + (b - b_part)) + lo};
+    }
+    static SMX_INLINE pairs pair_halves(const vec& a, const vec& b)
+    {
+        return two_sum_of(W::low_halves(a, b), W::high_halves(a, b), W::zero());
+    }
+    static SMX_INLINE pairs pair_quarters(const pairs& a, const pairs& b)
+    {
+        return two_sum_of(W::low_quarters(a.hi, b.hi), W::high_quarters(a.hi, b.hi), quarters(a.lo, b.lo));
+    }
+    static SMX_INLINE pairs pairs_of(const vec (&x)[8])
+    {
+        const pairs even = pair_quarters(pair_halves(x[0], x[2]), pair_halves(x[4], x[6]));
+        const pairs odd = pair_quarters(pair_halves(x[1], x[3]), pair_halves(x[5], x[7]));
+        const pairs s = two_sum_of(W::even_lanes(even.hi, odd.hi), W::odd_lanes(even.hi, odd.hi), W::zero());
+        const vec lo = s.lo + (W::even_lanes(even.lo, odd.lo) + W::odd_lanes(even.lo, odd.lo)), hi = s.hi + lo;
+        return {hi, lo - (hi - s.hi)};
+    }
+};
+
 // What rows of floats and of doubles have in common.
 template <class P, class T>
 struct term_rows : P, wide_arithmetic<T> {
@@ -69,6 +113,30 @@ struct term_rows : P, wide_arithmetic<T> {
     {
         return (64 - reinterpret_cast<std::uintptr_t>(x) % 64) % 64 / sizeof(T);
     }
+
+    // each entry of a row of one step once: see load_short
+    static SMX_INLINE std::size_t half_of_short(std::size_t n)
+    {
+        return n >= P::lanes / 2 ? P::lanes / 2 : n >= P::lanes / 4 ? P::lanes / 4 : P::lanes == 16 && n >= 2 ? 2 : 1;
+    }
+    static SMX_INLINE some where_short(const bool* mask, std::size_t n)
+    {
+        std::uint64_t low = 0, high = 0;
+        if (half_of_short(n) == 8) {
+            __builtin_memcpy(&low, mask, 8);
+            __builtin_memcpy(&high, mask + n - 8, 8);
+        } else if (half_of_short(n) == 4) {
+            __builtin_memcpy(&low, mask, 4);
+            __builtin_memcpy(reinterpret_cast<unsigned char*>(&low) + 4, mask + n - 4, 4);
+        } else if (half_of_short(n) == 2) {
+            __builtin_memcpy(&low, mask, 2);
+            __builtin_memcpy(reinterpret_cast<unsigned char*>(&low) + 2, mask + n - 2, 2);
+        } else
+            low = *mask;
+        const __m128i bytes = _mm_set_epi64x(static_cast<long long>(high), static_cast<long long>(low));
+        return P::lanes_of(static_cast<std::uint16_t>(_mm_movemask_epi8(_mm_cmpgt_epi8(bytes, _mm_setzero_si128()))));
+    }
+    static SMX_INLINE some inside_short(std::size_t n) { return P::lanes_of(lanes_of_short_rows[n]); }
 
     // x c is exact, but for 2^-30 (float) or 2^-60 (double), where |x| is less than 2^16 t or 2^40 t. NaN and infinity are far.
     static SMX_INLINE bool is_far(const vec& max, const exp_scale<T>& scale)
@@ -130,6 +198,37 @@ struct term_rows : P, wide_arithmetic<T> {
         const typename P::powers powers{unturned{}};
         const vec t = powers.power(k);
         return P::fma(t, terms::template of<P>(r, powers.delta(k)), t);
+    }
+
+    // A row that stays in registers does not wait for its max: e^(x/t) = 2^(k/16) (1 + q) as it is, and then a whole number,
+    // max c rounded, is taken from k/16. The largest term is between 2^-1/2 and 2^1/2.
+    struct loose_scale {
+        vec lowest, hi, lo; // lowest: no x that counts is below it
+    };
+    struct loose_term {
+        vec k, q;
+    };
+    static SMX_INLINE loose_scale loose_scale_of(const exp_scale<T>& scale)
+    {
+        return {P::set1(-scale.reach - scale.depth), P::set1(scale.near_hi), P::set1(scale.near_lo)};
+    }
+    static SMX_INLINE vec whole_of(const vec& max, const loose_scale& s)
+    {
+        const vec magic = P::set1(16 * numbers::magic);
+        return P::sixteenths(max, s.hi, magic) - magic;
+    }
+    static SMX_INLINE loose_term loose_term_of(const vec& x, const loose_scale& s)
+    {
+        const vec clamped = P::at_least(s.lowest, x);
+        const vec k = P::sixteenths(clamped, s.hi, P::magic());
+        const vec r = P::fma(clamped, s.lo, P::fms(clamped, s.hi, k - P::magic()));
+        return {k, terms::template of<P>(r, typename P::powers{unturned{}}.delta(k))};
+    }
+    static SMX_INLINE vec settled(const loose_term& term, const vec& whole)
+    {
+        const vec k = P::at_least(P::set1(numbers::magic - numbers::exponent_depth), term.k - whole);
+        const vec t = typename P::powers{unturned{}}.power(k);
+        return P::fma(t, term.q, t);
     }
 
     // A row with its table.
@@ -216,7 +315,39 @@ struct rows<P, float> : term_rows<P, float> {
     using brief = short_rows<P, float>;
     using far = far_rows<P, float>;
     using precise = widened_floats<rows<typename P::wide_lanes, double>>;
-    static constexpr std::size_t lane_product_length = 4; // longer rows are faster one by one
+
+    // A row of 1 to 16 entries, of which no byte behind the last is touched: the halves of 16, 8, 4 or 2 lanes may overlap, and
+    // the lanes behind repeat them.
+    static SMX_INLINE vec load_short(const float* x, std::size_t n)
+    {
+        if (n >= 8)
+            return P::join(_mm256_loadu_ps(x), _mm256_loadu_ps(x + n - 8));
+        __m128 low = _mm_set1_ps(*x), high = low;
+        if (n >= 4) {
+            low = _mm_loadu_ps(x);
+            high = _mm_loadu_ps(x + n - 4);
+        } else if (n >= 2)
+            low = high = _mm_loadh_pi(_mm_loadl_pi(low, reinterpret_cast<const __m64*>(x)),
+                                      reinterpret_cast<const __m64*>(x + n - 2));
+        const __m256 eight = _mm256_set_m128(high, low);
+        return P::join(eight, eight);
+    }
+    static SMX_INLINE void store_short(float* x, std::size_t n, const vec& v)
+    {
+        const __m256 eight = P::lower_half(v);
+        const __m128 four = _mm256_castps256_ps128(eight);
+        if (n >= 8) {
+            _mm256_storeu_ps(x, eight);
+            _mm256_storeu_ps(x + n - 8, P::upper_half(v));
+        } else if (n >= 4) {
+            _mm_storeu_ps(x, four);
+            _mm_storeu_ps(x + n - 4, _mm256_extractf128_ps(eight, 1));
+        } else if (n >= 2) {
+            _mm_storel_pi(reinterpret_cast<__m64*>(x), four);
+            _mm_storeh_pi(reinterpret_cast<__m64*>(x + n - 2), four);
+        } else
+            *x = four[0];
+    }
 
     static SMX_INLINE real lane(const vec& x) { return {static_cast<double>(P::lane0(x))}; }
     static SMX_INLINE vec narrow(real x) { return P::set1(static_cast<float>(x.value)); }
@@ -241,59 +372,44 @@ struct rows<P, float> : term_rows<P, float> {
         SMX_INLINE void add(const vec& a, const vec& b) { add(a + b); }
         SMX_INLINE real total() const { return folded + P::lane_sum(terms.upper(), terms.lo); }
     };
-    // one step of a row that has no more: its terms, their sum, and their quotients by it
+    // the sum of the terms of one step, or of two
     static SMX_INLINE real step_total(const vec& e) { return P::lane_sum(e); }
-    static SMX_INLINE vec step_quotient(const vec& e, real sum)
-    {
-        const typename P::half inverse = P::set_half((real{1} / sum).value);
-        return P::narrowed(P::low(e) * inverse, P::high(e) * inverse);
-    }
+    static SMX_INLINE real step_total(const vec& a, const vec& b) { return P::lane_sum(a, b); }
 
-    static SMX_INLINE real step_dot(const vec& a, const vec& b) { return P::lane_dot(a, b); }
-    static SMX_INLINE bool step_is_tiny(real) { return false; } // double has room
-    static SMX_INLINE typename P::some outweighing(const vec& p, real sum)
+    // The sums of products of rows of one step: in double, of one row or of eight; s and <p, t>, to a float.
+    using folded = typename P::half;
+    using eight = eight_sums<typename P::wide_lanes>;
+    static SMX_INLINE folded fold(const vec& x) { return P::low(x) + P::high(x); }
+    struct step_sum {
+        float hi;
+    };
+    static SMX_INLINE step_sum mass_of(const folded& x) { return {static_cast<float>(P::lane_sum(x).value)}; }
+    static SMX_INLINE float dot_of(const folded& x) { return static_cast<float>(P::lane_sum(x).value); }
+    static SMX_INLINE void dots_of(const folded (&x)[8], float (&dots)[8])
     {
-        return P::less_than(P::set1(static_cast<float>(sum.value * 0.5)), p);
+        const folded sums = eight::of(x);
+        _mm256_storeu_ps(dots, P::lower_half(P::narrowed(sums, sums)));
     }
-    static SMX_INLINE vec step_product(const vec& p, const vec& t, real sum, real dot) // p (s t - dot)
+    static SMX_INLINE void masses_of(const folded (&x)[8], step_sum (&masses)[8])
     {
-        const typename P::half s = P::set_half(sum.value), d = P::set_half(dot.value);
-        return P::narrowed(P::low(p) * P::fms(s, P::low(t), d), P::high(p) * P::fms(s, P::high(t), d));
+        const folded sums = eight::of(x);
+        _mm256_storeu_ps(&masses[0].hi, P::lower_half(P::narrowed(sums, sums)));
+    }
+    static SMX_INLINE vec step_product(const vec& p, const vec& t, step_sum s, float dot) // p (s t - dot)
+    {
+        return p * P::fms(P::set1(s.hi), t, P::set1(dot));
     }
 
     // The same where every lane is a row: its sums, in double.
     struct lane_wide {
         typename P::half lower, upper;
     };
-    using lane_inverse = lane_wide;
     static SMX_INLINE lane_wide lane_widen(const vec& x) { return {P::low(x), P::high(x)}; }
-    static SMX_INLINE lane_wide lane_product(const vec& x, const vec& y)
-    {
-        return {P::low(x) * P::low(y), P::high(x) * P::high(y)};
-    }
     static SMX_INLINE lane_wide lane_plus(const lane_wide& a, const lane_wide& b)
     {
         return {a.lower + b.lower, a.upper + b.upper};
     }
     static SMX_INLINE const lane_wide& lane_total(const lane_wide& a) { return a; }
-    static SMX_INLINE lane_inverse inverse_of(const lane_wide& sum)
-    {
-        return {P::set_half(1) / sum.lower, P::set_half(1) / sum.upper};
-    }
-    static SMX_INLINE vec lane_quotient(const vec& e, const lane_inverse& inverse)
-    {
-        return P::narrowed(P::low(e) * inverse.lower, P::high(e) * inverse.upper);
-    }
-    static SMX_INLINE vec lane_half(const lane_wide& a)
-    {
-        return P::narrowed(a.lower * P::set_half(0.5), a.upper * P::set_half(0.5));
-    }
-    static SMX_INLINE bool lane_is_tiny(const lane_wide&) { return false; }
-    static SMX_INLINE vec lane_centred_product(const vec& p, const vec& t, const lane_wide& s, const lane_wide& d)
-    {
-        return P::narrowed(P::low(p) * P::fms(s.lower, P::low(t), d.lower),
-                           P::high(p) * P::fms(s.upper, P::high(t), d.upper));
-    }
     struct lane_terms { // fold() after at most 128 terms
         typename base::dekker_sum terms;
         lane_wide folded;
@@ -325,7 +441,7 @@ struct rows<P, float> : term_rows<P, float> {
     static SMX_INLINE factor inverse(real sum) { return split(real{1} / sum); }
     static SMX_INLINE factor lane_reciprocal(const lane_wide& sum)
     {
-        const lane_wide x = inverse_of(sum);
+        const lane_wide x = {P::set_half(1) / sum.lower, P::set_half(1) / sum.upper};
         const vec hi = P::narrowed(x.lower, x.upper);
         return {hi, P::narrowed(x.lower - P::low(hi), x.upper - P::high(hi))};
     }
@@ -347,6 +463,14 @@ struct rows<P, float> : term_rows<P, float> {
     {
         const factor f = split(s), g = split(b);
         return P::fms(f.hi, x, g.hi) + P::fms(f.lo, x, g.lo);
+    }
+
+    // products: so many steps may be added to each other before they meet a sum
+    static constexpr std::size_t rough_group = 8;
+    static SMX_INLINE vec rough_minus(real s, const vec& x, real b) // s x - b, b to a float
+    {
+        const factor f = split(s);
+        return P::fma(f.lo, x, P::fms(f.hi, x, narrow(b)));
     }
 
     static SMX_INLINE wide others(wide tail, const vec& e, bool is_largest)
@@ -449,7 +573,33 @@ struct rows<P, double> : term_rows<P, double> {
     using brief = short_rows<P, double>;
     using far = far_rows<P, double>;
     using precise = rows;
-    static constexpr std::size_t lane_product_length = P::lanes;
+
+    // A row of 1 to 8 entries, as for floats.
+    static SMX_INLINE vec load_short(const double* x, std::size_t n)
+    {
+        if (n >= 4)
+            return P::join(_mm256_loadu_pd(x), _mm256_loadu_pd(x + n - 4));
+        __m128d low = _mm_set1_pd(*x), high = low;
+        if (n >= 2) {
+            low = _mm_loadu_pd(x);
+            high = _mm_loadu_pd(x + n - 2);
+        }
+        const __m256d four = _mm256_set_m128d(high, low);
+        return P::join(four, four);
+    }
+    static SMX_INLINE void store_short(double* x, std::size_t n, const vec& v)
+    {
+        const __m256d four = P::lower_half(v);
+        const __m128d two = _mm256_castpd256_pd128(four);
+        if (n >= 4) {
+            _mm256_storeu_pd(x, four);
+            _mm256_storeu_pd(x + n - 4, P::upper_half(v));
+        } else if (n >= 2) {
+            _mm_storeu_pd(x, two);
+            _mm_storeu_pd(x + n - 2, _mm256_extractf128_pd(four, 1));
+        } else
+            *x = two[0];
+    }
 
     static SMX_INLINE real lane(const vec& x) { return {P::lane0(x)}; }
     static SMX_INLINE vec narrow(real x) { return P::set1(x.value); }
@@ -465,17 +615,38 @@ struct rows<P, double> : term_rows<P, double> {
         SMX_INLINE pair total() const { return P::lane_sum(this->upper(), this->lo); }
     };
     static SMX_INLINE pair step_total(const vec& e) { return P::lane_sum(e, P::zero()); }
-    static SMX_INLINE vec step_quotient(const vec& e, pair sum) { return times(e, inverse(sum)); }
-
-    static SMX_INLINE pair step_dot(const vec& a, const vec& b) { return P::lane_sum(a * b, P::zero()); }
-    static SMX_INLINE bool step_is_tiny(pair dot) { return base::is_tiny(narrow(dot)); }
-    static SMX_INLINE typename P::some outweighing(const vec& p, pair sum)
+    static SMX_INLINE pair step_total(const vec& a, const vec& b)
     {
-        return P::less_than(P::set1((sum.hi * real{0.5}).value), p);
+        const vec s = a + b, b_part = s - a;
+        return P::lane_sum(s, (a - (s - b_part)) + (b - b_part));
     }
-    static SMX_INLINE vec step_product(const vec& p, const vec& t, pair sum, pair dot)
+
+    // The sums of products of rows of one step, of one row or of eight: s as hi + lo.
+    using folded = vec;
+    using eight = eight_sums<P>;
+    static SMX_INLINE const vec& fold(const vec& x) { return x; }
+    struct step_sum {
+        double hi, lo;
+    };
+    static SMX_INLINE step_sum mass_of(const vec& x)
     {
-        return p * scaled_minus(sum, t, dot);
+        const pair s = P::lane_sum(x, P::zero());
+        return {s.hi.value, s.lo.value};
+    }
+    static SMX_INLINE double dot_of(const vec& x) { return P::lane_sum(x); }
+    static SMX_INLINE void dots_of(const vec (&x)[8], double (&dots)[8]) { P::store(dots, P::every(), eight::of(x)); }
+    static SMX_INLINE void masses_of(const vec (&x)[8], step_sum (&masses)[8])
+    {
+        const typename eight::pairs s = eight::pairs_of(x);
+        double hi[8], lo[8];
+        P::store(hi, P::every(), s.hi);
+        P::store(lo, P::every(), s.lo);
+        for (int r = 0; r < 8; ++r)
+            masses[r] = {hi[r], lo[r]};
+    }
+    static SMX_INLINE vec step_product(const vec& p, const vec& t, step_sum s, double dot) // p (s t - dot)
+    {
+        return p * P::fma(P::set1(s.lo), t, P::fms(P::set1(s.hi), t, P::set1(dot)));
     }
 
     // The same where every lane is a row: its sums, hi + lo.
@@ -483,7 +654,6 @@ struct rows<P, double> : term_rows<P, double> {
         vec hi, lo;
     };
     static SMX_INLINE lane_wide lane_widen(const vec& x) { return {x, P::zero()}; }
-    static SMX_INLINE lane_wide lane_product(const vec& x, const vec& y) { return {x * y, P::zero()}; }
     static SMX_INLINE lane_wide lane_plus(const lane_wide& a, const lane_wide& b)
     {
         const vec s = a.hi + b.hi, part = s - a.hi;
@@ -493,12 +663,6 @@ struct rows<P, double> : term_rows<P, double> {
     {
         const vec s = a.hi + a.lo;
         return {s, a.lo - (s - a.hi)};
-    }
-    static SMX_INLINE vec lane_half(const lane_wide& a) { return a.hi * P::set1(0.5); }
-    static SMX_INLINE bool lane_is_tiny(const lane_wide& dot) { return base::is_tiny(dot.hi); }
-    static SMX_INLINE vec lane_centred_product(const vec& p, const vec& t, const lane_wide& s, const lane_wide& d)
-    {
-        return p * (P::fms(s.hi, t, d.hi) + P::fms(s.lo, t, d.lo));
     }
     struct lane_terms : base::dekker_sum {
         SMX_INLINE lane_terms() : base::dekker_sum() {}
@@ -522,14 +686,11 @@ struct rows<P, double> : term_rows<P, double> {
         const real error{__builtin_fma(-hi.value, sum.hi.value, 1.0)};
         return split({hi, hi * (error - hi * sum.lo)});
     }
-    using lane_inverse = factor;
-    static SMX_INLINE factor inverse_of(const lane_wide& sum)
+    static SMX_INLINE factor lane_reciprocal(const lane_wide& sum)
     {
         const vec hi = P::set1(1) / sum.hi, error = P::fnma(hi, sum.hi, P::set1(1));
         return {hi, hi * (error - hi * sum.lo)};
     }
-    static SMX_INLINE vec lane_quotient(const vec& e, const lane_inverse& inverse) { return times(e, inverse); }
-    static SMX_INLINE factor lane_reciprocal(const lane_wide& sum) { return inverse_of(sum); }
     static SMX_INLINE vec times(const vec& e, const factor& f) { return P::fma(e, f.hi, e * f.lo); }
 
     static SMX_INLINE bool outweighs(const vec& p, pair s) { return wide_arithmetic<double>::outweighs(lane(p), s); }
@@ -553,6 +714,9 @@ struct rows<P, double> : term_rows<P, double> {
         const factor f = split(s), g = split(b);
         return P::fms(f.hi, x, g.hi) + P::fms(f.lo, x, g.lo);
     }
+
+    static constexpr std::size_t rough_group = 4;
+    static SMX_INLINE vec rough_minus(pair s, const vec& x, pair b) { return scaled_minus(s, x, b); }
 
     static SMX_INLINE wide others(wide tail, const vec& e, bool is_largest)
     {

@@ -131,6 +131,19 @@ struct floats {
         return {_mm256_cmpgt_epi32(n, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
                 _mm256_cmpgt_epi32(n, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15))};
     }
+    static SMX_INLINE some from(std::size_t lane)
+    {
+        const __m256i n = _mm256_set1_epi32(static_cast<int>(lane));
+        return {_mm256_cmpgt_epi32(_mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8), n),
+                _mm256_cmpgt_epi32(_mm256_setr_epi32(9, 10, 11, 12, 13, 14, 15, 16), n)};
+    }
+    static SMX_INLINE some lanes_of(std::uint16_t b) // bit i for lane i
+    {
+        const __m256i c = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), d = _mm256_slli_epi32(c, 8);
+        const __m256i all_bits = _mm256_set1_epi32(b);
+        return {_mm256_cmpeq_epi32(_mm256_and_si256(all_bits, c), c),
+                _mm256_cmpeq_epi32(_mm256_and_si256(all_bits, d), d)};
+    }
     static SMX_INLINE some where(__m128i bytes)
     {
         const __m256i zero = _mm256_setzero_si256();
@@ -165,6 +178,10 @@ struct floats {
         _mm256_stream_ps(x, v.a);
         _mm256_stream_ps(x + 8, v.b);
     }
+
+    static SMX_INLINE __m256 lower_half(const vec& x) { return x.a; }
+    static SMX_INLINE __m256 upper_half(const vec& x) { return x.b; }
+    static SMX_INLINE vec join(__m256 a, __m256 b) { return {a, b}; }
 
     static SMX_INLINE vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static SMX_INLINE vec one() { return set1(1); }
@@ -305,10 +322,6 @@ struct floats {
     {
         return lane_sum((low(x) + high(x)) + (low(y) + high(y)));
     }
-    static SMX_INLINE real lane_dot(const vec& x, const vec& y)
-    {
-        return lane_sum(low(x) * low(y) + high(x) * high(y));
-    }
     static SMX_INLINE vec root(const vec& a) { return {square_root(a.a), square_root(a.b)}; }
 
     // Of two vectors the sum is added; all in double.
@@ -355,7 +368,7 @@ struct floats {
         const half factor = set_half(b);
         return narrowed(fms(low(a), factor, low(c)), fms(high(a), factor, high(c)));
     }
-    static SMX_INLINE vec magic() { return set1(0x1.8p+19f); } // its last bit is 1/16
+    static SMX_INLINE vec magic() { return set1(wide_arithmetic<float>::magic); } // its last bit is 1/16
     static SMX_INLINE vec sixteenths(const vec& x, const vec& c, const vec& m) { return fma(x, c, m); }
     static SMX_INLINE vec sixteenths_in_any_mode(const vec& x, const vec& c, const vec& m)
     {
@@ -428,6 +441,19 @@ struct doubles {
         return {_mm256_cmpgt_epi64(n, _mm256_setr_epi64x(0, 1, 2, 3)),
                 _mm256_cmpgt_epi64(n, _mm256_setr_epi64x(4, 5, 6, 7))};
     }
+    static SMX_INLINE some from(std::size_t lane)
+    {
+        const __m256i n = _mm256_set1_epi64x(static_cast<long long>(lane));
+        return {_mm256_cmpgt_epi64(_mm256_setr_epi64x(1, 2, 3, 4), n),
+                _mm256_cmpgt_epi64(_mm256_setr_epi64x(5, 6, 7, 8), n)};
+    }
+    static SMX_INLINE some lanes_of(std::uint16_t b) // bit i for lane i
+    {
+        const __m256i c = _mm256_setr_epi64x(1, 2, 4, 8), d = _mm256_slli_epi64(c, 4);
+        const __m256i all_bits = _mm256_set1_epi64x(b);
+        return {_mm256_cmpeq_epi64(_mm256_and_si256(all_bits, c), c),
+                _mm256_cmpeq_epi64(_mm256_and_si256(all_bits, d), d)};
+    }
     static SMX_INLINE some where(__m128i bytes)
     {
         const __m256i zero = _mm256_setzero_si256();
@@ -478,6 +504,10 @@ struct doubles {
         _mm256_stream_pd(x, v.a);
         _mm256_stream_pd(x + 4, v.b);
     }
+
+    static SMX_INLINE __m256d lower_half(const vec& x) { return x.a; }
+    static SMX_INLINE __m256d upper_half(const vec& x) { return x.b; }
+    static SMX_INLINE vec join(__m256d a, __m256d b) { return {a, b}; }
 
     static SMX_INLINE vec zero() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
     static SMX_INLINE vec one() { return set1(1); }
@@ -599,7 +629,34 @@ struct doubles {
         return {_mm256_permute2f128_pd(even, odd, 0x20), _mm256_permute2f128_pd(even, odd, 0x31)};
     }
 
-    // the sum of eight hi + lo, always in this tree
+    // of [a0 ... a7] and [b0 ... b7]: [a0 ... a3 b0 ... b3] and the rest; and so on down to single lanes
+    static SMX_INLINE vec low_halves(const vec& x, const vec& y) { return {x.a, y.a}; }
+    static SMX_INLINE vec high_halves(const vec& x, const vec& y) { return {x.b, y.b}; }
+    static SMX_INLINE vec low_quarters(const vec& x, const vec& y)
+    {
+        return {_mm256_permute2f128_pd(x.a, x.b, 0x20), _mm256_permute2f128_pd(y.a, y.b, 0x20)};
+    }
+    static SMX_INLINE vec high_quarters(const vec& x, const vec& y)
+    {
+        return {_mm256_permute2f128_pd(x.a, x.b, 0x31), _mm256_permute2f128_pd(y.a, y.b, 0x31)};
+    }
+    static SMX_INLINE vec even_lanes(const vec& x, const vec& y)
+    {
+        return {_mm256_unpacklo_pd(x.a, y.a), _mm256_unpacklo_pd(x.b, y.b)};
+    }
+    static SMX_INLINE vec odd_lanes(const vec& x, const vec& y)
+    {
+        return {_mm256_unpackhi_pd(x.a, y.a), _mm256_unpackhi_pd(x.b, y.b)};
+    }
+
+    // the sum of eight, always in this tree
+    static SMX_INLINE double lane_sum(const vec& x)
+    {
+        const __m256d four = x.a + x.b;
+        const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+        return two[0] + two[1];
+    }
+    // the sum of eight hi + lo, in the same tree
     static SMX_INLINE pair lane_sum(const vec& hi, const vec& lo)
     {
         const __m256d four = hi.a + hi.b, b_part = four - hi.a;
@@ -647,7 +704,7 @@ struct doubles {
     {
         return {_mm256_fnmadd_pd(a.a, b.a, c.a), _mm256_fnmadd_pd(a.b, b.b, c.b)};
     }
-    static SMX_INLINE vec magic() { return set1(0x1.8p+48); }
+    static SMX_INLINE vec magic() { return set1(wide_arithmetic<double>::magic); }
     static SMX_INLINE vec sixteenths(const vec& x, const vec& c, const vec& m) { return fma(x, c, m); }
     static SMX_INLINE vec sixteenths_in_any_mode(const vec& x, const vec& c, const vec& m)
     {

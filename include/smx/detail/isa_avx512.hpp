@@ -54,6 +54,8 @@ struct floats {
 
     static SMX_INLINE all every() { return {}; }
     static SMX_INLINE some first(std::size_t count) { return static_cast<some>((1u << count) - 1); }
+    static SMX_INLINE some from(std::size_t lane) { return static_cast<some>(0xffffull << lane); } // lane < 48
+    static SMX_INLINE some lanes_of(std::uint16_t b) { return b; }
     static SMX_INLINE some where(const bool* mask, all)
     {
         const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(mask));
@@ -165,6 +167,8 @@ struct floats {
     {
         return join(_mm512_maskz_cvtpd_ps(ones, a), _mm512_maskz_cvtpd_ps(ones, b));
     }
+    static SMX_INLINE __m256 lower_half(vec x) { return _mm512_maskz_extractf32x8_ps(ones, x, 0); }
+    static SMX_INLINE __m256 upper_half(vec x) { return _mm512_maskz_extractf32x8_ps(ones, x, 1); }
     static SMX_INLINE vec join(__m256 a, __m256 b) { return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1); }
 
     // the sum of 16 floats in double, always in this tree
@@ -177,7 +181,6 @@ struct floats {
     }
     static SMX_INLINE real lane_sum(vec x) { return lane_sum(low(x) + high(x)); }
     static SMX_INLINE real lane_sum(vec x, vec y) { return lane_sum((low(x) + high(x)) + (low(y) + high(y))); }
-    static SMX_INLINE real lane_dot(vec x, vec y) { return lane_sum(low(x) * low(y) + high(x) * high(y)); }
 
     // Of two vectors the sum is added; all in double.
     struct sum {
@@ -212,7 +215,7 @@ struct floats {
         const half factor = set_half(b);
         return narrowed(fms(low(a), factor, low(c)), fms(high(a), factor, high(c)));
     }
-    static SMX_INLINE vec magic() { return set1(0x1.8p+19f); } // its last bit is 1/16
+    static SMX_INLINE vec magic() { return set1(wide_arithmetic<float>::magic); } // its last bit is 1/16
     static SMX_INLINE vec sixteenths(vec x, vec c, vec m) { return _mm512_fmadd_round_ps(x, c, m, nearest); }
     static SMX_INLINE vec sixteenths_in_any_mode(vec x, vec c, vec m) { return sixteenths(x, c, m); }
     static SMX_INLINE vec rounded_sum(vec x, vec m) { return _mm512_maskz_add_round_ps(0xffff, x, m, nearest); }
@@ -254,6 +257,8 @@ struct doubles {
 
     static SMX_INLINE all every() { return {}; }
     static SMX_INLINE some first(std::size_t count) { return static_cast<some>((1u << count) - 1); }
+    static SMX_INLINE some from(std::size_t lane) { return static_cast<some>(0xffull << lane); } // lane < 56
+    static SMX_INLINE some lanes_of(std::uint16_t b) { return static_cast<some>(b); }
     static SMX_INLINE some where(const bool* mask, all)
     {
         const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(mask));
@@ -275,6 +280,12 @@ struct doubles {
     }
     static SMX_INLINE void store(double* x, all, vec v) { _mm512_storeu_pd(x, v); }
     static SMX_INLINE void store(double* x, some which, vec v) { _mm512_mask_storeu_pd(x, which, v); }
+    static SMX_INLINE __m256d lower_half(vec x) { return _mm512_maskz_extractf64x4_pd(ones, x, 0); }
+    static SMX_INLINE __m256d upper_half(vec x) { return _mm512_maskz_extractf64x4_pd(ones, x, 1); }
+    static SMX_INLINE vec join(__m256d a, __m256d b)
+    {
+        return _mm512_maskz_insertf64x4(ones, _mm512_castpd256_pd512(a), b, 1);
+    }
     static SMX_INLINE void stream(double* x, vec v) { _mm512_stream_pd(x, v); }
 
     static SMX_INLINE vec zero() { return _mm512_setzero_pd(); }
@@ -368,7 +379,22 @@ struct doubles {
     }
     static SMX_INLINE some less_than(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
 
-    // the sum of eight hi + lo, always in this tree
+    // of [a0 ... a7] and [b0 ... b7]: [a0 ... a3 b0 ... b3] and the rest; and so on down to single lanes
+    static SMX_INLINE vec low_halves(vec a, vec b) { return _mm512_maskz_shuffle_f64x2(ones, a, b, 0x44); }
+    static SMX_INLINE vec high_halves(vec a, vec b) { return _mm512_maskz_shuffle_f64x2(ones, a, b, 0xee); }
+    static SMX_INLINE vec low_quarters(vec a, vec b) { return _mm512_maskz_shuffle_f64x2(ones, a, b, 0x88); }
+    static SMX_INLINE vec high_quarters(vec a, vec b) { return _mm512_maskz_shuffle_f64x2(ones, a, b, 0xdd); }
+    static SMX_INLINE vec even_lanes(vec a, vec b) { return _mm512_maskz_unpacklo_pd(ones, a, b); }
+    static SMX_INLINE vec odd_lanes(vec a, vec b) { return _mm512_maskz_unpackhi_pd(ones, a, b); }
+
+    // the sum of eight, always in this tree
+    static SMX_INLINE double lane_sum(vec x)
+    {
+        const __m256d four = lower_half(x) + upper_half(x);
+        const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+        return two[0] + two[1];
+    }
+    // the sum of eight hi + lo, in the same tree
     static SMX_INLINE pair lane_sum(vec hi, vec lo)
     {
         const __m256d a = _mm512_maskz_extractf64x4_pd(ones, hi, 0), b = _mm512_maskz_extractf64x4_pd(ones, hi, 1);
@@ -413,7 +439,7 @@ struct doubles {
     static SMX_INLINE vec fma(vec a, vec b, vec c) { return _mm512_fmadd_pd(a, b, c); }
     static SMX_INLINE vec fms(vec a, vec b, vec c) { return _mm512_fmsub_pd(a, b, c); }
     static SMX_INLINE vec fnma(vec a, vec b, vec c) { return _mm512_fnmadd_pd(a, b, c); }
-    static SMX_INLINE vec magic() { return set1(0x1.8p+48); }
+    static SMX_INLINE vec magic() { return set1(wide_arithmetic<double>::magic); }
     static SMX_INLINE vec sixteenths(vec x, vec c, vec m) { return _mm512_fmadd_round_pd(x, c, m, nearest); }
     static SMX_INLINE vec sixteenths_in_any_mode(vec x, vec c, vec m) { return sixteenths(x, c, m); }
     static SMX_INLINE vec rounded_sum(vec x, vec m) { return _mm512_maskz_add_round_pd(ones, x, m, nearest); }

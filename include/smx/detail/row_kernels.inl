@@ -71,6 +71,17 @@ struct each_term {
 // Which entries of a row take part.
 template <class V>
 struct every_entry {
+    using vec = typename V::vec;
+    static constexpr bool is_rare = false;
+
+    // a row of one step
+    static SMX_INLINE vec load_short(const typename V::scalar* x, std::size_t n, const vec&)
+    {
+        return V::load_short(x, n);
+    }
+    static SMX_INLINE auto inside_short(std::size_t n) { return V::inside_short(n); }
+    static SMX_INLINE void store_short(typename V::scalar* p, std::size_t n, const vec& v) { V::store_short(p, n, v); }
+
     template <class Inside>
     SMX_INLINE constexpr Inside of(std::size_t, Inside inside) const
     {
@@ -80,7 +91,22 @@ struct every_entry {
 
 template <class V>
 struct unmasked_entries {
+    using vec = typename V::vec;
+    static constexpr bool is_rare = true;
     const bool* mask;
+
+    SMX_INLINE vec load_short(const typename V::scalar* x, std::size_t n, const vec& first) const
+    {
+        return V::select(V::where_short(mask, n), V::load_short(x, n), first);
+    }
+    SMX_INLINE typename V::some inside_short(std::size_t n) const
+    {
+        return V::both(V::where_short(mask, n), V::inside_short(n));
+    }
+    SMX_INLINE void store_short(typename V::scalar* p, std::size_t n, const vec& v) const
+    {
+        V::store_short(p, n, V::keep(V::where_short(mask, n), v));
+    }
 
     template <class Inside>
     SMX_INLINE constexpr typename V::some of(std::size_t i, Inside inside) const
@@ -269,20 +295,162 @@ constexpr std::size_t first_unmasked(const bool* mask, std::size_t n)
 
 // ---- softmax, log_softmax, logsumexp --------------------------------------------------------------------------------
 
-// A row of one step is never stored and loaded again. false: it is not an ordinary one.
-template <class V, class Entries>
-SMX_INLINE constexpr bool softmax_in_step(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
-                                          const exp_scale<typename V::scalar>& scale, Entries entries,
-                                          const typename V::vec& first)
+// A row of at most `steps` steps, more than one, for kernels that hold it in registers. A step that would pass the end of
+// the row starts earlier, and has entries of the step before again: what follows the row may have just been written, and a
+// load that covers it would wait. The last steps, `partial` of them, may have few entries of their own or none.
+template <class V, std::size_t steps, std::size_t partial>
+struct held_steps {
+    template <std::size_t k>
+    static SMX_INLINE std::size_t start(std::size_t n)
+    {
+        constexpr std::size_t at = k * V::lanes;
+        if constexpr (k + partial < steps)
+            return at;
+        else if constexpr (partial == 1)
+            return n - V::lanes;
+        else
+            return at < n - V::lanes ? at : n - V::lanes;
+    }
+    template <std::size_t k>
+    static SMX_INLINE typename V::vec once(const typename V::vec& x,
+                                           std::size_t n) // 0 for the entries of a step before
+    {
+        if constexpr (k + partial < steps)
+            return x;
+        else
+            return V::keep(V::from(k * V::lanes - start<k>(n)), x);
+    }
+};
+
+// The logits and exponentials of a row in registers from the load to the store. Each function does step k and all after it.
+template <class V, std::size_t steps, std::size_t partial, class Entries>
+struct held_row {
+    std::size_t n;
+    Entries entries;
+    typename V::vec x[steps]; // logits, then their exponentials
+    typename V::loose_term terms[steps];
+
+    SMX_INLINE held_row(std::size_t n_, Entries entries_) : n(n_), entries(entries_) {}
+
+    template <std::size_t k>
+    SMX_INLINE std::size_t start() const
+    {
+        return held_steps<V, steps, partial>::template start<k>(n);
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE void load(const typename V::scalar* logits, const typename V::vec& first)
+    {
+        if constexpr (steps == 1)
+            x[k] = entries.load_short(logits, n, first);
+        else
+            x[k] = V::load(logits + start<k>(), entries.of(start<k>(), V::every()), first);
+        if constexpr (k + 1 < steps)
+            load<k + 1>(logits, first);
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE typename V::vec max() const
+    {
+        if constexpr (k + 1 < steps)
+            return V::max(x[k], max<k + 1>());
+        else
+            return x[k];
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE void find_terms(const typename V::loose_scale& scale)
+    {
+        terms[k] = V::loose_term_of(x[k], scale);
+        if constexpr (k + 1 < steps)
+            find_terms<k + 1>(scale);
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE void settle(const typename V::vec& whole)
+    {
+        x[k] = V::settled(terms[k], whole);
+        if constexpr (steps > 1)
+            x[k] = V::keep(entries.of(start<k>(), V::every()), x[k]);
+        if constexpr (k + 1 < steps)
+            settle<k + 1>(whole);
+    }
+    template <std::size_t k>
+    SMX_INLINE typename V::vec once() const // 0 for the entries of a step before
+    {
+        if constexpr (steps == 1)
+            return V::keep(entries.inside_short(n), x[k]);
+        else
+            return held_steps<V, steps, partial>::template once<k>(x[k], n);
+    }
+    template <std::size_t k>
+    SMX_INLINE void add_pairs(typename V::sum& sum) const
+    {
+        sum.add(once<k>() + once<k + 1>());
+        if constexpr (k + 2 < steps)
+            add_pairs<k + 2>(sum);
+    }
+    SMX_INLINE typename V::wide total() const // pairs first
+    {
+        if constexpr (steps == 1)
+            return V::step_total(once<0>());
+        else if constexpr (steps == 2)
+            return V::step_total(once<0>() + once<1>());
+        else if constexpr (steps == 3)
+            return V::step_total(once<0>() + once<1>(), once<2>());
+        else if constexpr (steps == 4)
+            return V::step_total(once<0>() + once<1>(), once<2>() + once<3>());
+        else {
+            typename V::sum sum;
+            add_pairs<0>(sum);
+            return sum.total();
+        }
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE void store_quotients(typename V::scalar* probs, const typename V::factor& inverse) const
+    {
+        const typename V::vec quotient = V::times(x[k], inverse);
+        if constexpr (steps == 1)
+            entries.store_short(probs, n, quotient);
+        else
+            V::store(probs + start<k>(), V::every(), V::keep(entries.of(start<k>(), V::every()), quotient));
+        if constexpr (k + 1 < steps)
+            store_quotients<k + 1>(probs, inverse);
+    }
+};
+
+// false: not an ordinary row
+template <class V, std::size_t steps, std::size_t partial, class Entries>
+SMX_INLINE bool softmax_held(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
+                             const exp_scale<typename V::scalar>& scale, Entries entries, const typename V::vec& first)
 {
-    const typename V::some inside = V::first(n), which = entries.of(0, inside);
-    const typename V::vec x = V::load(logits, which, first);
-    const typename V::vec max = V::reduce_max(x);
-    if (V::is_far(max, scale))
+    held_row<V, steps, partial, Entries> row(n, entries);
+    const typename V::loose_scale loose = V::loose_scale_of(scale);
+    row.load(logits, first);
+    const typename V::vec max = V::reduce_max(row.max());
+    if (V::is_far(max, scale)) // nothing below waits for it
         return false;
-    const typename V::vec e = V::keep(which, V::exp_in_step(x, V::step_shift_of(max, scale)));
-    V::store(probs, inside, V::keep(which, V::step_quotient(e, V::step_total(e))));
+    row.find_terms(loose);
+    row.settle(V::whole_of(max, loose));
+    row.store_quotients(probs, V::inverse(row.total()));
     return true;
+}
+
+template <class V, class Entries>
+SMX_INLINE bool softmax_in_registers(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
+                                     const exp_scale<typename V::scalar>& scale, Entries entries,
+                                     const typename V::vec& first)
+{
+    if (n <= V::lanes)
+        return softmax_held<V, 1, 1>(logits, probs, n, scale, entries, first);
+    if constexpr (Entries::is_rare) // the same bits from less code
+        return n <= 4 * V::lanes ? softmax_held<V, 4, 3>(logits, probs, n, scale, entries, first)
+                                 : softmax_held<V, 8, 4>(logits, probs, n, scale, entries, first);
+    if (n <= 2 * V::lanes)
+        return softmax_held<V, 2, 1>(logits, probs, n, scale, entries, first);
+    if (n <= 3 * V::lanes)
+        return softmax_held<V, 3, 1>(logits, probs, n, scale, entries, first);
+    if (n <= 4 * V::lanes)
+        return softmax_held<V, 4, 1>(logits, probs, n, scale, entries, first);
+    if (n <= 6 * V::lanes)
+        return softmax_held<V, 6, 2>(logits, probs, n, scale, entries, first);
+    return softmax_held<V, 8, 2>(logits, probs, n, scale, entries, first);
 }
 
 template <class V, class Entries>
@@ -302,7 +470,7 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
                                      const typename V::vec& first)
 {
     if constexpr (V::lanes > 1)
-        if (n <= V::lanes && softmax_in_step<V>(logits, probs, n, scale, entries, first))
+        if (n <= 8 * V::lanes && softmax_in_registers<V>(logits, probs, n, scale, entries, first))
             return;
     const typename V::vec max = row_max<V>(logits, n, entries, first);
     if (!V::is_finite(max)) // +inf, or nothing but -inf, or a NaN
@@ -596,11 +764,11 @@ constexpr centred_tangent<V, tangent_row<V>> centre_at_largest(const typename V:
     return centre_row<V, true>(p, n, tangent_row<V>{v, V::broadcast(v + index_of<V>(p, n, max))});
 }
 
-template <class V>
+template <class V, bool rare>
 SMX_INLINE constexpr centred_tangent<V, tangent_row<V>> centre(const typename V::scalar* p, const typename V::scalar* v,
                                                                std::size_t n)
 {
-    const centred_tangent<V, tangent_row<V>> row = centre_row<V, false>(p, n, tangent_row<V>{v, V::zero()});
+    const centred_tangent<V, tangent_row<V>> row = centre_row<V, rare>(p, n, tangent_row<V>{v, V::zero()});
     return row.mass.dominated ? centre_at_largest<V>(p, v, n, row.mass.max) : row;
 }
 
@@ -689,25 +857,277 @@ SMX_INLINE constexpr void product(const typename V::scalar* p, typename V::scala
     walk<V, rare>(n, pass);
 }
 
+// Where a probability outweighs all others together, its tangent becomes the origin; else 0 is. Of a row of one step, whose
+// lanes are those of load_short.
+template <class V>
+SMX_INLINE typename V::vec origin_in_step(const typename V::vec& once, typename V::scalar mass,
+                                          const typename V::scalar* tangent, std::size_t n)
+{
+    const typename V::scalar zero = 0;
+    const typename V::some dominating = V::less_than(V::set1(mass / 2), once);
+    if (V::count(dominating) == 0)
+        return V::broadcast(&zero);
+    const std::size_t lane = V::index_of_first(dominating), half = V::half_of_short(n);
+    return V::broadcast(tangent + (lane < half ? lane : lane + n - 2 * half));
+}
+
 // A row of one step in which the products are not tiny; else false.
 template <class V>
-SMX_INLINE constexpr bool product_in_step(const typename V::scalar* p, const typename V::scalar* v,
-                                          typename V::scalar* out, std::size_t n)
+SMX_INLINE bool product_in_step(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                                std::size_t n)
 {
-    const typename V::some inside = V::first(n);
-    const typename V::vec prob = V::load(p, inside, V::zero());
-    typename V::vec t = V::where_nonzero(prob, V::load(v, inside, V::zero()));
-    typename V::wide dot = V::step_dot(prob, t);
-    const typename V::wide sum = V::step_total(prob);
-    const typename V::some dominating = V::outweighing(prob, sum);
-    if (V::count(dominating) != 0) { // its tangent becomes the origin
-        const typename V::vec origin = V::broadcast(v + V::index_of_first(dominating));
-        t = V::where_nonzero(prob, V::load(v, inside, origin) - origin);
-        dot = V::step_dot(prob, t);
-    }
-    if (V::step_is_tiny(dot))
+    const typename V::some inside = V::inside_short(n);
+    const typename V::vec prob = V::load_short(p, n), once = V::keep(inside, prob);
+    const typename V::step_sum mass = V::mass_of(V::fold(once));
+    const typename V::vec origin = origin_in_step<V>(once, mass.hi, v, n);
+    const typename V::vec t = V::where_nonzero(prob, V::load_short(v, n) - origin);
+    const typename V::scalar dot = V::dot_of(V::fold(V::keep(inside, prob * t)));
+    if (V::is_tiny(V::set1(dot)))
         return false;
-    V::store(out, inside, V::where_nonzero(prob, V::step_product(prob, t, sum, dot)));
+    V::store_short(out, n, V::where_nonzero(prob, V::step_product(prob, t, mass, dot)));
+    return true;
+}
+
+// A row of more than one step in registers.
+template <class V, std::size_t steps, std::size_t partial>
+struct held_product {
+    using row = held_steps<V, steps, partial>;
+    std::size_t n;
+    const typename V::scalar* p;
+    const typename V::scalar* v;
+    typename V::vec prob[steps], t[steps];
+
+    SMX_INLINE held_product(std::size_t n_, const typename V::scalar* p_, const typename V::scalar* v_)
+        : n(n_), p(p_), v(v_)
+    {
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE void load_probs()
+    {
+        prob[k] = V::load(p + row::template start<k>(n), V::every(), V::zero());
+        if constexpr (k + 1 < steps)
+            load_probs<k + 1>();
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE void load_tangents(const typename V::vec& origin) // 0 infinity is never formed
+    {
+        t[k] = V::where_nonzero(prob[k], V::load(v + row::template start<k>(n), V::every(), V::zero()) - origin);
+        if constexpr (k + 1 < steps)
+            load_tangents<k + 1>(origin);
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE typename V::vec max() const
+    {
+        if constexpr (k + 1 < steps)
+            return V::max(prob[k], max<k + 1>());
+        else
+            return prob[k];
+    }
+    template <std::size_t k>
+    SMX_INLINE typename V::vec mass_term() const
+    {
+        return row::template once<k>(prob[k], n);
+    }
+    template <std::size_t k>
+    SMX_INLINE typename V::vec dot_term() const
+    {
+        return row::template once<k>(prob[k] * t[k], n);
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE void add_terms(typename V::sum& mass) const // pairs first
+    {
+        if constexpr (k + 1 < steps)
+            mass.add(mass_term<k>() + mass_term<k + 1>());
+        else
+            mass.add(mass_term<k>());
+        if constexpr (k + 2 < steps)
+            add_terms<k + 2>(mass);
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE void add_products(typename V::sum& dot) const
+    {
+        if constexpr (k + 1 < steps)
+            dot.add(dot_term<k>() + dot_term<k + 1>());
+        else
+            dot.add(dot_term<k>());
+        if constexpr (k + 2 < steps)
+            add_products<k + 2>(dot);
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE void store_products(typename V::scalar* out, const typename V::wide& mass,
+                                   const typename V::wide& dot) const
+    {
+        V::store(out + row::template start<k>(n), V::every(),
+                 V::where_nonzero(prob[k], prob[k] * V::rough_minus(mass, t[k], dot)));
+        if constexpr (k + 1 < steps)
+            store_products<k + 1>(out, mass, dot);
+    }
+    SMX_INLINE typename V::wide dot_from(const typename V::vec& origin)
+    {
+        typename V::sum dot;
+        load_tangents(origin);
+        add_products(dot);
+        return dot.total();
+    }
+    SMX_INLINE bool done(typename V::scalar* out) // false: the products are tiny
+    {
+        typename V::sum terms;
+        load_probs();
+        add_terms(terms);
+        const typename V::wide mass = terms.total();
+        const typename V::vec largest = max();
+        typename V::wide dot = dot_from(V::zero());
+        if (V::count(V::less_than(V::narrow(mass) * V::set1(typename V::scalar(0.5)), largest)) != 0)
+            dot = dot_from(V::broadcast(v + index_of<V>(p, n, V::reduce_max(largest))));
+        if (V::is_tiny(V::narrow(dot)))
+            return false;
+        store_products(out, mass, dot);
+        return true;
+    }
+};
+
+template <class V>
+SMX_INLINE bool product_in_registers(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                                     std::size_t n)
+{
+    if (n <= V::lanes)
+        return product_in_step<V>(p, v, out, n);
+    if (n <= 2 * V::lanes)
+        return held_product<V, 2, 1>(n, p, v).done(out);
+    return held_product<V, 4, 2>(n, p, v).done(out);
+}
+
+// The steps of a row of more than one step: s, <p, v>, and what no p exceeds.
+template <class V>
+struct near_sums {
+    const typename V::scalar* p;
+    const typename V::scalar* v;
+    typename V::vec origin, bound;
+    typename V::sum mass, dot;
+
+    SMX_INLINE near_sums(const typename V::scalar* p_, const typename V::scalar* v_, const typename V::vec& origin_)
+        : p(p_), v(v_), origin(origin_), bound(V::zero()), mass(), dot()
+    {
+    }
+    SMX_INLINE typename V::vec prob(std::size_t i) const
+    {
+        return V::in_register(V::load(p + i, V::every(), V::zero()));
+    }
+    SMX_INLINE typename V::vec tangent(std::size_t i, const typename V::vec& prob) const // 0 infinity is never formed
+    {
+        return V::where_nonzero(prob, V::load(v + i, V::every(), V::zero()) - origin);
+    }
+    SMX_INLINE void add_mass(const typename V::vec& x)
+    {
+        bound = V::max(bound, x);
+        mass.add(x);
+    }
+    // s counts twice as much as <p, v>: no more than fours of it are added to each other before they meet the sum
+    template <std::size_t steps>
+    SMX_INLINE typename V::vec add_fours(std::size_t i) // their part of <p, v>
+    {
+        if constexpr (steps == 8) {
+            const typename V::vec a = add_fours<4>(i);
+            return a + add_fours<4>(i + 4 * V::lanes);
+        } else if constexpr (steps == 4) {
+            const typename V::vec a = prob(i), b = prob(i + V::lanes);
+            const typename V::vec c = prob(i + 2 * V::lanes), d = prob(i + 3 * V::lanes);
+            add_mass((a + b) + (c + d));
+            return V::fma(b, tangent(i + V::lanes, b), a * tangent(i, a)) +
+                   V::fma(d, tangent(i + 3 * V::lanes, d), c * tangent(i + 2 * V::lanes, c));
+        } else if constexpr (steps == 2) {
+            const typename V::vec a = prob(i), b = prob(i + V::lanes);
+            add_mass(a + b);
+            return V::fma(b, tangent(i + V::lanes, b), a * tangent(i, a));
+        } else {
+            const typename V::vec a = prob(i);
+            add_mass(a);
+            return a * tangent(i, a);
+        }
+    }
+    template <std::size_t steps>
+    SMX_INLINE void add_steps(std::size_t n, std::size_t& i)
+    {
+        if (n - i >= steps * V::lanes) {
+            dot.add(add_fours<steps>(i));
+            i += steps * V::lanes;
+        }
+        if constexpr (steps > 1)
+            add_steps<steps / 2>(n, i);
+    }
+    SMX_INLINE std::size_t add_whole_steps(std::size_t n) // where they end
+    {
+        constexpr std::size_t group = V::rough_group;
+        std::size_t i = 0;
+        for (; n - i >= group * V::lanes; i += group * V::lanes)
+            dot.add(add_fours<group>(i));
+        add_steps<group / 2>(n, i);
+        return i;
+    }
+};
+
+template <class V>
+struct near_product {
+    const typename V::scalar* p;
+    const typename V::scalar* v;
+    typename V::scalar* out;
+    typename V::vec origin;
+    typename V::wide mass, dot;
+
+    SMX_INLINE typename V::vec of(const typename V::vec& prob, const typename V::vec& tangent) const
+    {
+        const typename V::vec t = V::where_nonzero(prob, tangent - origin);
+        return V::where_nonzero(prob, prob * V::rough_minus(mass, t, dot));
+    }
+    SMX_INLINE void store(std::size_t i) const
+    {
+        const typename V::vec prob = V::in_register(V::load(p + i, V::every(), V::zero()));
+        V::store(out + i, V::every(), of(prob, V::load(v + i, V::every(), V::zero())));
+    }
+    SMX_INLINE void store_whole_steps(std::size_t n) const
+    {
+        std::size_t i = 0;
+        for (; n - i >= 2 * V::lanes; i += 2 * V::lanes) {
+            store(i);
+            store(i + V::lanes);
+        }
+        if (n - i >= V::lanes)
+            store(i);
+    }
+};
+
+// A row of more than one step in which the products are not tiny; else false. The last step ends with the row, whatever it
+// has in common with the one before: it is loaded before a store may change that.
+template <class V>
+SMX_INLINE bool product_of_steps(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                                 std::size_t n)
+{
+    const std::size_t last = n - V::lanes;
+    near_product<V> product{p, v, out, V::zero(), {}, {}};
+    typename V::vec prob, tangent;
+    for (bool centred = false;; centred = true) {
+        near_sums<V> sums(p, v, product.origin);
+        const std::size_t whole = sums.add_whole_steps(n);
+        prob = sums.prob(last);
+        tangent = V::load(v + last, V::every(), V::zero());
+        if (whole < n) {
+            const typename V::vec once = V::keep(V::from(whole - last), prob);
+            sums.add_mass(once);
+            sums.dot.add(once * V::where_nonzero(once, tangent - product.origin));
+        }
+        product.mass = sums.mass.total();
+        product.dot = sums.dot.total();
+        if (centred || !V::outweighs(V::reduce_max(sums.bound), product.mass))
+            break;
+        const typename V::vec max = row_max<V>(p, n, every_entry<V>{}, V::zero());
+        if (!V::outweighs(max, product.mass))
+            break;
+        product.origin = V::broadcast(v + index_of<V>(p, n, max));
+    }
+    if (V::is_tiny(V::narrow(product.dot)))
+        return false;
+    product.store_whole_steps(n);
+    V::store(out + last, V::every(), product.of(prob, tangent));
     return true;
 }
 
@@ -715,10 +1135,14 @@ template <class V>
 constexpr void row_softmax_jvp(const typename V::scalar* probs, const typename V::scalar* tangent,
                                typename V::scalar* out, std::size_t n)
 {
-    if constexpr (V::lanes > 1)
-        if (n <= V::lanes && product_in_step<V>(probs, tangent, out, n))
+    if constexpr (V::lanes > 1) {
+        if (n == 0)
             return;
-    product<V, false>(probs, out, n, centre<V>(probs, tangent, n));
+        if (n <= 4 * V::lanes ? product_in_registers<V>(probs, tangent, out, n)
+                              : product_of_steps<V>(probs, tangent, out, n))
+            return;
+    }
+    product<V, V::lanes != 1>(probs, out, n, centre < V, V::lanes != 1 > (probs, tangent, n));
 }
 
 // out_i = s t_i - dot
@@ -772,7 +1196,7 @@ template <class V>
 constexpr void row_log_softmax_jvp(const typename V::scalar* probs, const typename V::scalar* tangent,
                                    typename V::scalar* out, std::size_t n)
 {
-    const centred_tangent<V, tangent_row<V>> row = centre<V>(probs, tangent, n);
+    const centred_tangent<V, tangent_row<V>> row = centre<V, false>(probs, tangent, n);
     if (V::is_tiny(V::narrow(row.dot)) && all_tiny<V, true>(probs, n, row.tangent))
         return scaled_log_jvp<V>(probs, out, n, row);
     log_jvp_pass<V> pass(out, row);

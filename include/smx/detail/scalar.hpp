@@ -259,7 +259,8 @@ template <>
 struct wide_arithmetic<float> {
     using wide = real;
     static constexpr int bias = 64;
-    static constexpr float two_to_bias = 0x1p64f, tiny = 0x1p-90f; // below tiny, products may be subnormal
+    static constexpr float magic = 0x1.8p+19f, exponent_depth = 189; // depth_of_floats / ln 2
+    static constexpr float two_to_bias = 0x1p64f, tiny = 0x1p-90f;   // below tiny, products may be subnormal
 
     static SMX_INLINE constexpr real as_double(const float& x) { return {static_cast<double>(x)}; }
     static SMX_INLINE constexpr const exp_scale<float>& unit_scale() { return unit_scale_of_floats; }
@@ -299,6 +300,7 @@ template <>
 struct wide_arithmetic<double> {
     using wide = pair;
     static constexpr int bias = 512;
+    static constexpr double magic = 0x1.8p+48, exponent_depth = 1515;
     static constexpr double two_to_bias = 0x1p512, tiny = 0x1p-900;
 
     static SMX_INLINE constexpr const exp_scale<double>& unit_scale() { return unit_scale_of_doubles; }
@@ -407,6 +409,10 @@ inline constexpr sixteenth_power_table<double, std::int64_t> sixteenth_powers_of
      (512 * 16 - 9) * (1ll << 48), (512 * 16 - 10) * (1ll << 48), (512 * 16 - 11) * (1ll << 48),
      (512 * 16 - 12) * (1ll << 48), (512 * 16 - 13) * (1ll << 48), (512 * 16 - 14) * (1ll << 48),
      (512 * 16 - 15) * (1ll << 48)}};
+
+// A row of n <= 16 entries as two halves of 8, 4, 2 or 1 entries that may overlap: bit i for lane i, each entry once
+inline constexpr std::uint16_t lanes_of_short_rows[] = {
+    0, 0x1, 0x3, 0xb, 0xf, 0x8f, 0xcf, 0xef, 0xff, 0x80ff, 0xc0ff, 0xe0ff, 0xf0ff, 0xf8ff, 0xfcff, 0xfeff, 0xffff};
 
 namespace { // every unit has its own copy, compiled with its own flags
 
