@@ -197,15 +197,13 @@ struct eight_products {
     SMX_INLINE void load_tangents(const typename V::some& inside, const typename V::step_sum (&masses)[8],
                                   typename V::folded (&sums)[8])
     {
-        const typename V::scalar* row = v + r * stride;
-        const typename V::vec origin = origin_in_step<V>(V::keep(inside, prob[r]), masses[r].hi, row, n);
-        t[r] = V::where_nonzero(prob[r], V::load_short(row, n) - origin);
+        t[r] = tangent_in_step<V>(prob[r], V::keep(inside, prob[r]), V::broadcast(&masses[r].hi), V::load_short(v + r * stride, n));
         sums[r] = V::fold(V::keep(inside, prob[r] * t[r]));
         if constexpr (r + 1 < 8)
             load_tangents<r + 1>(inside, masses, sums);
     }
     template <std::size_t r = 0>
-    SMX_INLINE void store_products(const typename V::step_sum (&masses)[8], const typename V::scalar (&dots)[8]) const
+    SMX_INLINE void store_products(const typename V::step_sum (&masses)[8], const typename V::scalar (&dots)[V::lanes]) const
     {
         V::store_short(out + r * stride, n,
                        V::where_nonzero(prob[r], V::step_product(prob[r], t[r], masses[r], dots[r])));
@@ -217,14 +215,15 @@ struct eight_products {
         const typename V::some inside = V::inside_short(n);
         typename V::folded sums[8];
         typename V::step_sum masses[8];
-        typename V::scalar dots[8];
+        typename V::scalar dots[V::lanes];
         load_probs(inside, sums);
         V::masses_of(sums, masses);
+        __asm__("" : "+m"(masses));
         load_tangents(inside, masses, sums);
         V::dots_of(sums, dots);
-        for (const typename V::scalar& dot : dots)
-            if (V::is_tiny(V::broadcast(&dot)))
-                return false;
+        __asm__("" : "+m"(dots));
+        if (V::is_tiny(V::load(dots, V::every(), V::zero())))
+            return false;
         store_products(masses, dots);
         return true;
     }

@@ -385,10 +385,10 @@ struct rows<P, float> : term_rows<P, float> {
     };
     static SMX_INLINE step_sum mass_of(const folded& x) { return {static_cast<float>(P::lane_sum(x).value)}; }
     static SMX_INLINE float dot_of(const folded& x) { return static_cast<float>(P::lane_sum(x).value); }
-    static SMX_INLINE void dots_of(const folded (&x)[8], float (&dots)[8])
+    static SMX_INLINE void dots_of(const folded (&x)[8], float (&dots)[16]) // twice
     {
         const folded sums = eight::of(x);
-        _mm256_storeu_ps(dots, P::lower_half(P::narrowed(sums, sums)));
+        P::store(dots, P::every(), P::narrowed(sums, sums));
     }
     static SMX_INLINE void masses_of(const folded (&x)[8], step_sum (&masses)[8])
     {

@@ -248,19 +248,25 @@ struct floats {
     {
         return count(equals(every(), broadcast(x), a)) != 0;
     }
-    static SMX_INLINE unsigned lane_mask(const some& which)
+    static SMX_INLINE std::uint32_t bits_of(const some& which)
     {
         const int a = _mm256_movemask_ps(_mm256_castsi256_ps(which.a));
         const int b = _mm256_movemask_ps(_mm256_castsi256_ps(which.b));
-        return static_cast<unsigned>(a | (b << 8));
+        return static_cast<std::uint32_t>(a | (b << 8));
     }
     static SMX_INLINE std::size_t count(const some& which)
     {
-        return static_cast<std::size_t>(__builtin_popcount(lane_mask(which)));
+        return static_cast<std::size_t>(__builtin_popcount(bits_of(which)));
     }
-    static SMX_INLINE std::size_t index_of_first(const some& which)
+
+    static SMX_INLINE vec only(const some& one, const vec& x) // its lane everywhere; 0 if there is none
     {
-        return static_cast<std::size_t>(__builtin_ctz(lane_mask(which)));
+        const vec kept = keep(one, x);
+        __m256 a = _mm256_or_ps(kept.a, kept.b);
+        a = _mm256_or_ps(a, _mm256_permute2f128_ps(a, a, 1));
+        a = _mm256_or_ps(a, _mm256_permute_ps(a, 0x4e));
+        a = _mm256_or_ps(a, _mm256_permute_ps(a, 0xb1));
+        return {a, a};
     }
 
     using tally = avx2::tally<std::uint32_t>;
@@ -587,19 +593,24 @@ struct doubles {
     {
         return count(equals(every(), broadcast(x), a)) != 0;
     }
-    static SMX_INLINE unsigned lane_mask(const some& which)
+    static SMX_INLINE std::uint32_t bits_of(const some& which)
     {
         const int a = _mm256_movemask_pd(_mm256_castsi256_pd(which.a));
         const int b = _mm256_movemask_pd(_mm256_castsi256_pd(which.b));
-        return static_cast<unsigned>(a | (b << 4));
+        return static_cast<std::uint32_t>(a | (b << 4));
     }
     static SMX_INLINE std::size_t count(const some& which)
     {
-        return static_cast<std::size_t>(__builtin_popcount(lane_mask(which)));
+        return static_cast<std::size_t>(__builtin_popcount(bits_of(which)));
     }
-    static SMX_INLINE std::size_t index_of_first(const some& which)
+
+    static SMX_INLINE vec only(const some& one, const vec& x)
     {
-        return static_cast<std::size_t>(__builtin_ctz(lane_mask(which)));
+        const vec kept = keep(one, x);
+        __m256d a = _mm256_or_pd(kept.a, kept.b);
+        a = _mm256_or_pd(a, _mm256_permute2f128_pd(a, a, 1));
+        a = _mm256_or_pd(a, _mm256_permute_pd(a, 0x5));
+        return {a, a};
     }
 
     using tally = avx2::tally<std::uint64_t>;

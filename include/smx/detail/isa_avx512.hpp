@@ -113,9 +113,10 @@ struct floats {
     {
         return static_cast<std::size_t>(__builtin_popcount(static_cast<unsigned>(which)));
     }
-    static SMX_INLINE std::size_t index_of_first(some which)
+
+    static SMX_INLINE vec only(some one, vec x) // its lane everywhere; 0 if there is none
     {
-        return static_cast<std::size_t>(__builtin_ctz(static_cast<unsigned>(which)));
+        return _mm512_maskz_broadcastss_ps(0xffff, _mm512_maskz_extractf32x4_ps(ones, _mm512_maskz_compress_ps(one, x), 0));
     }
 
     using tally = avx512::tally;
@@ -345,9 +346,10 @@ struct doubles {
     {
         return static_cast<std::size_t>(__builtin_popcount(static_cast<unsigned>(which)));
     }
-    static SMX_INLINE std::size_t index_of_first(some which)
+
+    static SMX_INLINE vec only(some one, vec x)
     {
-        return static_cast<std::size_t>(__builtin_ctz(static_cast<unsigned>(which)));
+        return _mm512_maskz_broadcastsd_pd(ones, _mm512_maskz_extractf64x2_pd(ones, _mm512_maskz_compress_pd(one, x), 0));
     }
 
     using tally = avx512::tally;

@@ -30,19 +30,20 @@ SMX_INLINE constexpr typename V::vec label_loss(const typename V::scalar* logits
 }
 
 template <class V>
-SMX_INLINE constexpr bool label_loss_in_step(const typename V::scalar* logits, std::size_t n, std::size_t label,
-                                             typename V::scalar* loss, const typename V::vec& first)
-{
-    const typename V::some inside = V::first(n);
-    const typename V::vec x = V::load(logits, inside, first);
-    const typename V::vec max = V::reduce_max(x);
-    if (V::is_far(max, V::unit_scale()))
-        return false;
-    const typename V::step_shift shift = V::step_shift_of(max, V::unit_scale());
-    const typename V::wide log1p_tail = V::log1p(tail_in_step<V>(x, inside, max, shift));
-    V::store(loss, V::first(1), V::surprise(V::broadcast(logits + label), max, shift, log1p_tail));
-    return true;
-}
+struct store_label_loss {
+    static constexpr bool is_rare = true;
+    const typename V::scalar* labelled;
+    typename V::scalar* loss;
+
+    template <class Row>
+    SMX_INLINE void operator()(Row& row, const typename V::vec& max) const
+    {
+        const typename V::step_shift shift = V::step_shift_of(max, V::unit_scale());
+        const std::size_t largest = row.find_tail(max, shift);
+        const typename V::wide tail = V::tail(row.total(), largest);
+        V::store(loss, V::first(1), V::surprise(V::broadcast(labelled), max, shift, V::log1p(tail)));
+    }
+};
 
 template <class V>
 constexpr void row_cross_entropy(const typename V::scalar* logits, std::size_t n, std::size_t label,
@@ -50,7 +51,8 @@ constexpr void row_cross_entropy(const typename V::scalar* logits, std::size_t n
 {
     const typename V::vec first = V::broadcast(logits);
     if constexpr (V::lanes > 1)
-        if (n <= V::lanes && label_loss_in_step<V>(logits, n, label, loss, first))
+        if (finished_in_registers<V>(logits, n, V::unit_scale(), every_entry<V>{}, first,
+                                     store_label_loss<V>{logits + label, loss}))
             return;
     const typename V::vec max = largest_logit<V>(logits, n, first);
     if (!V::is_finite(max))

@@ -74,13 +74,19 @@ struct every_entry {
     using vec = typename V::vec;
     static constexpr bool is_rare = false;
 
+    // those of the lanes that take part, where the row has all lanes from i on
+    static SMX_INLINE typename V::some among(const typename V::some& lanes, std::size_t) { return lanes; }
+
     // a row of one step
     static SMX_INLINE vec load_short(const typename V::scalar* x, std::size_t n, const vec&)
     {
         return V::load_short(x, n);
     }
     static SMX_INLINE auto inside_short(std::size_t n) { return V::inside_short(n); }
-    static SMX_INLINE void store_short(typename V::scalar* p, std::size_t n, const vec& v) { V::store_short(p, n, v); }
+    static SMX_INLINE void store_short(typename V::scalar* p, std::size_t n, const vec& v, const vec&)
+    {
+        V::store_short(p, n, v);
+    }
 
     template <class Inside>
     SMX_INLINE constexpr Inside of(std::size_t, Inside inside) const
@@ -95,6 +101,10 @@ struct unmasked_entries {
     static constexpr bool is_rare = true;
     const bool* mask;
 
+    SMX_INLINE typename V::some among(const typename V::some& lanes, std::size_t i) const
+    {
+        return V::both(lanes, V::where(mask + i, V::every()));
+    }
     SMX_INLINE vec load_short(const typename V::scalar* x, std::size_t n, const vec& first) const
     {
         return V::select(V::where_short(mask, n), V::load_short(x, n), first);
@@ -103,9 +113,9 @@ struct unmasked_entries {
     {
         return V::both(V::where_short(mask, n), V::inside_short(n));
     }
-    SMX_INLINE void store_short(typename V::scalar* p, std::size_t n, const vec& v) const
+    SMX_INLINE void store_short(typename V::scalar* p, std::size_t n, const vec& v, const vec& absent) const
     {
-        V::store_short(p, n, V::keep(V::where_short(mask, n), v));
+        V::store_short(p, n, V::select(V::where_short(mask, n), v, absent));
     }
 
     template <class Inside>
@@ -312,30 +322,41 @@ struct held_steps {
             return at < n - V::lanes ? at : n - V::lanes;
     }
     template <std::size_t k>
-    static SMX_INLINE typename V::vec once(const typename V::vec& x,
-                                           std::size_t n) // 0 for the entries of a step before
+    static SMX_INLINE auto own(std::size_t n) // not the entries of a step before
     {
         if constexpr (k + partial < steps)
-            return x;
+            return V::every();
         else
-            return V::keep(V::from(k * V::lanes - start<k>(n)), x);
+            return V::from(k * V::lanes - start<k>(n));
     }
 };
 
 // The logits and exponentials of a row in registers from the load to the store. Each function does step k and all after it.
 template <class V, std::size_t steps, std::size_t partial, class Entries>
 struct held_row {
+    using row = held_steps<V, steps, partial>;
     std::size_t n;
     Entries entries;
-    typename V::vec x[steps]; // logits, then their exponentials
+    typename V::vec x[steps];           // logits
     typename V::loose_term terms[steps];
+    typename V::vec e[steps], once[steps]; // exponentials; those that the sum takes: no entry twice
 
     SMX_INLINE held_row(std::size_t n_, Entries entries_) : n(n_), entries(entries_) {}
 
     template <std::size_t k>
-    SMX_INLINE std::size_t start() const
+    SMX_INLINE auto which() const
     {
-        return held_steps<V, steps, partial>::template start<k>(n);
+        return entries.of(row::template start<k>(n), V::every());
+    }
+    template <std::size_t k>
+    SMX_INLINE auto which_once() const
+    {
+        if constexpr (steps == 1)
+            return entries.inside_short(n);
+        else if constexpr (k + partial < steps)
+            return which<k>();
+        else
+            return entries.among(row::template own<k>(n), row::template start<k>(n));
     }
     template <std::size_t k = 0>
     SMX_INLINE void load(const typename V::scalar* logits, const typename V::vec& first)
@@ -343,7 +364,7 @@ struct held_row {
         if constexpr (steps == 1)
             x[k] = entries.load_short(logits, n, first);
         else
-            x[k] = V::load(logits + start<k>(), entries.of(start<k>(), V::every()), first);
+            x[k] = V::load(logits + row::template start<k>(n), which<k>(), first);
         if constexpr (k + 1 < steps)
             load<k + 1>(logits, first);
     }
@@ -365,93 +386,121 @@ struct held_row {
     template <std::size_t k = 0>
     SMX_INLINE void settle(const typename V::vec& whole)
     {
-        x[k] = V::settled(terms[k], whole);
-        if constexpr (steps > 1)
-            x[k] = V::keep(entries.of(start<k>(), V::every()), x[k]);
+        e[k] = V::settled(terms[k], whole);
+        once[k] = V::keep(which_once<k>(), e[k]);
         if constexpr (k + 1 < steps)
             settle<k + 1>(whole);
     }
-    template <std::size_t k>
-    SMX_INLINE typename V::vec once() const // 0 for the entries of a step before
+    template <std::size_t k = 0>
+    SMX_INLINE std::size_t find_tail(const typename V::vec& max, const typename V::step_shift& shift) // number of largest
     {
-        if constexpr (steps == 1)
-            return V::keep(entries.inside_short(n), x[k]);
+        const typename V::some largest = V::equals(which_once<k>(), x[k], max);
+        once[k] = V::keep(which_once<k>(), V::without_largest(largest, V::exp_in_step(x[k], shift)));
+        if constexpr (k + 1 < steps)
+            return V::count(largest) + find_tail<k + 1>(max, shift);
         else
-            return held_steps<V, steps, partial>::template once<k>(x[k], n);
+            return V::count(largest);
     }
     template <std::size_t k>
     SMX_INLINE void add_pairs(typename V::sum& sum) const
     {
-        sum.add(once<k>() + once<k + 1>());
+        sum.add(once[k] + once[k + 1]);
         if constexpr (k + 2 < steps)
             add_pairs<k + 2>(sum);
     }
     SMX_INLINE typename V::wide total() const // pairs first
     {
         if constexpr (steps == 1)
-            return V::step_total(once<0>());
+            return V::step_total(once[0]);
         else if constexpr (steps == 2)
-            return V::step_total(once<0>() + once<1>());
+            return V::step_total(once[0] + once[1]);
         else if constexpr (steps == 3)
-            return V::step_total(once<0>() + once<1>(), once<2>());
+            return V::step_total(once[0] + once[1], once[2]);
         else if constexpr (steps == 4)
-            return V::step_total(once<0>() + once<1>(), once<2>() + once<3>());
+            return V::step_total(once[0] + once[1], once[2] + once[3]);
         else {
             typename V::sum sum;
             add_pairs<0>(sum);
             return sum.total();
         }
     }
+    template <std::size_t k>
+    SMX_INLINE void store(typename V::scalar* out, const typename V::vec& y, const typename V::vec& absent) const
+    {
+        if constexpr (steps == 1)
+            entries.store_short(out, n, y, absent);
+        else
+            V::store(out + row::template start<k>(n), V::every(), V::select(which<k>(), y, absent));
+    }
     template <std::size_t k = 0>
     SMX_INLINE void store_quotients(typename V::scalar* probs, const typename V::factor& inverse) const
     {
-        const typename V::vec quotient = V::times(x[k], inverse);
-        if constexpr (steps == 1)
-            entries.store_short(probs, n, quotient);
-        else
-            V::store(probs + start<k>(), V::every(), V::keep(entries.of(start<k>(), V::every()), quotient));
+        store<k>(probs, V::times(e[k], inverse), V::zero());
         if constexpr (k + 1 < steps)
             store_quotients<k + 1>(probs, inverse);
     }
+    template <std::size_t k = 0>
+    SMX_INLINE void store_log_probs(typename V::scalar* log_probs, const typename V::step_shift& shift,
+                                    const typename V::wide& log1p_tail) const
+    {
+        store<k>(log_probs, V::log_prob(x[k], shift, log1p_tail), V::minus_infinity());
+        if constexpr (k + 1 < steps)
+            store_log_probs<k + 1>(log_probs, shift, log1p_tail);
+    }
 };
 
-// false: not an ordinary row
-template <class V, std::size_t steps, std::size_t partial, class Entries>
-SMX_INLINE bool softmax_held(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
-                             const exp_scale<typename V::scalar>& scale, Entries entries, const typename V::vec& first)
+// Finish(row, max) does what is left of an ordinary row; false: it is not one, or too long.
+template <class V, std::size_t steps, std::size_t partial, class Entries, class Finish>
+SMX_INLINE bool finished(const typename V::scalar* logits, std::size_t n, const exp_scale<typename V::scalar>& scale,
+                         Entries entries, const typename V::vec& first, const Finish& finish)
 {
     held_row<V, steps, partial, Entries> row(n, entries);
-    const typename V::loose_scale loose = V::loose_scale_of(scale);
     row.load(logits, first);
     const typename V::vec max = V::reduce_max(row.max());
     if (V::is_far(max, scale)) // nothing below waits for it
         return false;
-    row.find_terms(loose);
-    row.settle(V::whole_of(max, loose));
-    row.store_quotients(probs, V::inverse(row.total()));
+    finish(row, max);
     return true;
 }
 
-template <class V, class Entries>
-SMX_INLINE bool softmax_in_registers(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
-                                     const exp_scale<typename V::scalar>& scale, Entries entries,
-                                     const typename V::vec& first)
+template <class V, class Entries, class Finish>
+SMX_INLINE bool finished_in_registers(const typename V::scalar* logits, std::size_t n,
+                                      const exp_scale<typename V::scalar>& scale, Entries entries,
+                                      const typename V::vec& first, const Finish& finish)
 {
-    if (n <= V::lanes)
-        return softmax_held<V, 1, 1>(logits, probs, n, scale, entries, first);
+    constexpr std::size_t m = V::lanes;
+    if (n <= m)
+        return finished<V, 1, 1>(logits, n, scale, entries, first, finish);
     if constexpr (Entries::is_rare) // the same bits from less code
-        return n <= 4 * V::lanes ? softmax_held<V, 4, 3>(logits, probs, n, scale, entries, first)
-                                 : softmax_held<V, 8, 4>(logits, probs, n, scale, entries, first);
-    if (n <= 2 * V::lanes)
-        return softmax_held<V, 2, 1>(logits, probs, n, scale, entries, first);
-    if (n <= 3 * V::lanes)
-        return softmax_held<V, 3, 1>(logits, probs, n, scale, entries, first);
-    if (n <= 4 * V::lanes)
-        return softmax_held<V, 4, 1>(logits, probs, n, scale, entries, first);
-    if (n <= 6 * V::lanes)
-        return softmax_held<V, 6, 2>(logits, probs, n, scale, entries, first);
-    return softmax_held<V, 8, 2>(logits, probs, n, scale, entries, first);
+        return n <= 4 * m ? finished<V, 4, 3>(logits, n, scale, entries, first, finish)
+                          : n <= 8 * m && finished<V, 8, 4>(logits, n, scale, entries, first, finish);
+    else if constexpr (Finish::is_rare)
+        return n <= 2 * m   ? finished<V, 2, 1>(logits, n, scale, entries, first, finish)
+               : n <= 4 * m ? finished<V, 4, 2>(logits, n, scale, entries, first, finish)
+                            : n <= 8 * m && finished<V, 8, 4>(logits, n, scale, entries, first, finish);
+    else
+        return n <= 2 * m   ? finished<V, 2, 1>(logits, n, scale, entries, first, finish)
+               : n <= 3 * m ? finished<V, 3, 1>(logits, n, scale, entries, first, finish)
+               : n <= 4 * m ? finished<V, 4, 1>(logits, n, scale, entries, first, finish)
+               : n <= 6 * m ? finished<V, 6, 2>(logits, n, scale, entries, first, finish)
+                            : n <= 8 * m && finished<V, 8, 2>(logits, n, scale, entries, first, finish);
 }
+
+template <class V>
+struct store_softmax {
+    static constexpr bool is_rare = false;
+    typename V::scalar* probs;
+    const exp_scale<typename V::scalar>& scale;
+
+    template <class Row>
+    SMX_INLINE void operator()(Row& row, const typename V::vec& max) const
+    {
+        const typename V::loose_scale loose = V::loose_scale_of(scale);
+        row.find_terms(loose);
+        row.settle(V::whole_of(max, loose));
+        row.store_quotients(probs, V::inverse(row.total()));
+    }
+};
 
 template <class V, class Entries>
 SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
@@ -470,7 +519,7 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
                                      const typename V::vec& first)
 {
     if constexpr (V::lanes > 1)
-        if (n <= 8 * V::lanes && softmax_in_registers<V>(logits, probs, n, scale, entries, first))
+        if (finished_in_registers<V>(logits, n, scale, entries, first, store_softmax<V>{probs, scale}))
             return;
     const typename V::vec max = row_max<V>(logits, n, entries, first);
     if (!V::is_finite(max)) // +inf, or nothing but -inf, or a NaN
@@ -507,45 +556,33 @@ constexpr void row_softmax(const typename V::scalar* logits, typename V::scalar*
         softmax_of<V>(logits, probs, n, scale, every_entry<V>{}, V::broadcast(logits));
 }
 
-// A row of one step: T, the sum of all e^(x[i] - max) but one largest.
 template <class V>
-SMX_INLINE constexpr typename V::wide tail_in_step(const typename V::vec& x, const typename V::some& which,
-                                                   const typename V::vec& max, const typename V::step_shift& shift)
-{
-    const typename V::some largest = V::equals(which, x, max);
-    const typename V::vec e = V::keep(which, V::without_largest(largest, V::exp_in_step(x, shift)));
-    return V::tail(V::step_total(e), V::count(largest));
-}
+struct store_log_softmax {
+    static constexpr bool is_rare = true;
+    typename V::scalar* log_probs;
+    const exp_scale<typename V::scalar>& scale;
 
-template <class V, class Entries>
-SMX_INLINE constexpr bool log_softmax_in_step(const typename V::scalar* logits, typename V::scalar* log_probs,
-                                              std::size_t n, const exp_scale<typename V::scalar>& scale,
-                                              Entries entries, const typename V::vec& first)
-{
-    const typename V::some inside = V::first(n), which = entries.of(0, inside);
-    const typename V::vec x = V::load(logits, which, first);
-    const typename V::vec max = V::reduce_max(x);
-    if (V::is_far(max, scale))
-        return false;
-    const typename V::step_shift shift = V::step_shift_of(max, scale);
-    const typename V::vec y = V::log_prob(x, shift, V::log1p(tail_in_step<V>(x, which, max, shift)));
-    V::store(log_probs, inside, V::select(which, y, V::minus_infinity()));
-    return true;
-}
+    template <class Row>
+    SMX_INLINE void operator()(Row& row, const typename V::vec& max) const
+    {
+        const typename V::step_shift shift = V::step_shift_of(max, scale);
+        const std::size_t largest = row.find_tail(max, shift);
+        row.store_log_probs(log_probs, shift, V::log1p(V::tail(row.total(), largest)));
+    }
+};
 
 template <class V>
-SMX_INLINE constexpr bool logsumexp_in_step(const typename V::scalar* logits, std::size_t n, typename V::scalar* out,
-                                            const typename V::vec& first)
-{
-    const typename V::some inside = V::first(n);
-    const typename V::vec x = V::load(logits, inside, first);
-    const typename V::vec max = V::reduce_max(x);
-    if (V::is_far(max, V::unit_scale()))
-        return false;
-    const typename V::step_shift shift = V::step_shift_of(max, V::unit_scale());
-    V::store(out, V::first(1), V::plus(max, V::log1p(tail_in_step<V>(x, inside, max, shift))));
-    return true;
-}
+struct store_logsumexp {
+    static constexpr bool is_rare = true;
+    typename V::scalar* out;
+
+    template <class Row>
+    SMX_INLINE void operator()(Row& row, const typename V::vec& max) const
+    {
+        const std::size_t largest = row.find_tail(max, V::step_shift_of(max, V::unit_scale()));
+        V::store(out, V::first(1), V::plus(max, V::log1p(V::tail(row.total(), largest))));
+    }
+};
 
 // T, the sum of all e^(x[i] - max) but one largest
 template <class V, class Entries>
@@ -575,7 +612,7 @@ SMX_INLINE constexpr void log_softmax_of(const typename V::scalar* logits, typen
                                          const typename V::vec& first)
 {
     if constexpr (V::lanes > 1)
-        if (n <= V::lanes && log_softmax_in_step<V>(logits, log_probs, n, scale, entries, first))
+        if (finished_in_registers<V>(logits, n, scale, entries, first, store_log_softmax<V>{log_probs, scale}))
             return;
     const typename V::vec max = row_max<V>(logits, n, entries, first);
     if (!V::is_finite(max))
@@ -637,7 +674,7 @@ constexpr void row_logsumexp(const typename V::scalar* logits, std::size_t n, ty
         return V::store(out, V::first(1), V::minus_infinity());
     const typename V::vec first = V::broadcast(logits);
     if constexpr (V::lanes > 1)
-        if (n <= V::lanes && logsumexp_in_step<V>(logits, n, out, first))
+        if (finished_in_registers<V>(logits, n, V::unit_scale(), every_entry<V>{}, first, store_logsumexp<V>{out}))
             return;
     const typename V::vec max = row_max<V>(logits, n, every_entry<V>{}, first);
     if (!V::is_finite(max))
@@ -857,18 +894,14 @@ SMX_INLINE constexpr void product(const typename V::scalar* p, typename V::scala
     walk<V, rare>(n, pass);
 }
 
-// Where a probability outweighs all others together, its tangent becomes the origin; else 0 is. Of a row of one step, whose
-// lanes are those of load_short.
+// v - origin of a row of one step, 0 where p = 0. Where a probability outweighs all others together, its tangent is the
+// origin; else 0 is. No branch: half of all rows may have one.
 template <class V>
-SMX_INLINE typename V::vec origin_in_step(const typename V::vec& once, typename V::scalar mass,
-                                          const typename V::scalar* tangent, std::size_t n)
+SMX_INLINE typename V::vec tangent_in_step(const typename V::vec& prob, const typename V::vec& once,
+                                           const typename V::vec& mass, const typename V::vec& v)
 {
-    const typename V::scalar zero = 0;
-    const typename V::some dominating = V::less_than(V::set1(mass / 2), once);
-    if (V::count(dominating) == 0)
-        return V::broadcast(&zero);
-    const std::size_t lane = V::index_of_first(dominating), half = V::half_of_short(n);
-    return V::broadcast(tangent + (lane < half ? lane : lane + n - 2 * half));
+    const typename V::vec origin = V::only(V::less_than(mass, once + once), v);
+    return V::where_nonzero(prob, v - origin);
 }
 
 // A row of one step in which the products are not tiny; else false.
@@ -879,8 +912,7 @@ SMX_INLINE bool product_in_step(const typename V::scalar* p, const typename V::s
     const typename V::some inside = V::inside_short(n);
     const typename V::vec prob = V::load_short(p, n), once = V::keep(inside, prob);
     const typename V::step_sum mass = V::mass_of(V::fold(once));
-    const typename V::vec origin = origin_in_step<V>(once, mass.hi, v, n);
-    const typename V::vec t = V::where_nonzero(prob, V::load_short(v, n) - origin);
+    const typename V::vec t = tangent_in_step<V>(prob, once, V::set1(mass.hi), V::load_short(v, n));
     const typename V::scalar dot = V::dot_of(V::fold(V::keep(inside, prob * t)));
     if (V::is_tiny(V::set1(dot)))
         return false;
@@ -926,12 +958,12 @@ struct held_product {
     template <std::size_t k>
     SMX_INLINE typename V::vec mass_term() const
     {
-        return row::template once<k>(prob[k], n);
+        return V::keep(row::template own<k>(n), prob[k]);
     }
     template <std::size_t k>
     SMX_INLINE typename V::vec dot_term() const
     {
-        return row::template once<k>(prob[k] * t[k], n);
+        return V::keep(row::template own<k>(n), prob[k] * t[k]);
     }
     template <std::size_t k = 0>
     SMX_INLINE void add_terms(typename V::sum& mass) const // pairs first
