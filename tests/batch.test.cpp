@@ -133,7 +133,7 @@ std::vector<smx::detail::row_slice<T>> slices_of(const batch<T>& b, bool one_res
 {
     std::vector<smx::detail::row_slice<T>> slices;
     for (std::size_t r = 0; r < b.rows(); ++r)
-        slices.push_back({b.in.data() + b.start(r), nullptr, b.out.data() + (one_result ? r : b.start(r)),
+        slices.push_back({b.in.data() + b.start(r), b.out.data() + (one_result ? r : b.start(r)),
                           b.layout.row_length, b.mask.empty() ? nullptr : b.mask_of(r).data()});
     return slices;
 }
@@ -238,7 +238,7 @@ void run_matrix(const leaf<T>& by, const batch<T>& b)
 {
     named(smx::detail::at_every_level<T>([](auto rows) { return rows.softmax_matrix; }),
           by.name())(b.in.data(), b.out.data(), b.rows(), b.layout.row_length, b.layout.row_stride,
-                     smx::detail::scale_of<T>(b.temperature));
+                     smx::detail::scale_of<T>(b.temperature), b.mask.empty() ? nullptr : b.mask.data());
 }
 
 // A NaN is a NaN: which of its many patterns comes out of arithmetic is nobody's promise.
@@ -838,7 +838,7 @@ void check_segments(std::uint64_t seed)
             continue;
         std::vector<smx::detail::row_slice<T>> slices;
         for (std::size_t r = 0; r < count; ++r)
-            slices.push_back({segment(x, r).data(), nullptr, segment(p, r).data(), segment(x, r).size(), nullptr});
+            slices.push_back({segment(x, r).data(), segment(p, r).data(), segment(x, r).size(), nullptr});
         const auto f = named(smx::detail::at_every_level<T>([](auto rows) { return rows.softmax_slices; }), by.name());
         f(slices.data(), slices.size(), smx::detail::scale_of(T(1)));
         for (std::size_t r = 0; r < count; ++r) {

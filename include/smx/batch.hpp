@@ -85,7 +85,6 @@ namespace { // every unit has its own copy, compiled with its own flags
 template <class T>
 struct matrix_slices {
     const T* in;
-    const T* with;
     T* out;
     std::size_t row_length, in_stride, out_stride;
     const bool* mask;
@@ -93,8 +92,7 @@ struct matrix_slices {
 
     SMX_INLINE row_slice<T> at(std::size_t r) const
     {
-        return {in + r * in_stride, with == nullptr ? nullptr : with + r * in_stride, out + r * out_stride, row_length,
-                mask == nullptr ? nullptr : mask + r * mask_stride};
+        return {in + r * in_stride, out + r * out_stride, row_length, mask == nullptr ? nullptr : mask + r * mask_stride};
     }
 };
 
@@ -107,7 +105,7 @@ struct segment_slices {
     SMX_INLINE row_slice<T> at(std::size_t r) const
     {
         const auto from = static_cast<std::size_t>(offsets[r]), to = static_cast<std::size_t>(offsets[r + 1]);
-        return {in + from, nullptr, out + from, to - from, nullptr};
+        return {in + from, out + from, to - from, nullptr};
     }
 };
 
@@ -169,22 +167,23 @@ struct loss_pieces {
     }
 };
 
-// The same for a function of matrices without a mask.
+// The same for a function of matrices, with one mask for all rows.
 template <class T>
 struct matrix_pieces {
-    using function = void (*)(const T*, T*, std::size_t, std::size_t, std::size_t, const exp_scale<T>&);
+    using function = void (*)(const T*, T*, std::size_t, std::size_t, std::size_t, const exp_scale<T>&, const bool*);
     function matrix_function;
     const T* in;
     T* out;
     std::size_t rows, row_length, stride, rows_of_unit;
     const exp_scale<T>& scale;
+    const bool* mask;
 
     SMX_INLINE void operator()(std::size_t first, std::size_t last) const
     {
         const std::size_t end = end_of_unit(last, rows, rows_of_unit);
         const std::size_t begin = first * rows_of_unit, offset = begin * stride;
         if (begin < end)
-            matrix_function(in + offset, out + offset, end - begin, row_length, stride, scale);
+            matrix_function(in + offset, out + offset, end - begin, row_length, stride, scale, mask);
     }
 };
 
@@ -239,17 +238,19 @@ SMX_INLINE void transform_rows(const char* function, Executor&& exec, const argu
     if (rows == 0)
         return;
     const std::size_t unit = rows_of_a_unit(layout.row_length * sizeof(T));
-    if (mask.size == 0 && matrix_function != nullptr) {
+    const bool one_mask = mask.size == layout.row_length;
+    const bool* const mask_data = mask.size == 0 ? nullptr : mask.data;
+    if ((mask.size == 0 || one_mask) && matrix_function != nullptr) {
         const matrix_pieces<T> pieces{matrix_function,   logits.data,       out.data, rows,
-                                      layout.row_length, layout.row_stride, unit,     scale};
+                                      layout.row_length, layout.row_stride, unit,     scale,
+                                      mask_data};
         exec(units_of(rows, unit), pieces);
         return;
     }
-    const bool one_mask = mask.size == layout.row_length;
     const slice_pieces<T, matrix_slices<T>, run_scaled<T>> pieces{
         {slices_function, scale},
-        {logits.data, nullptr, out.data, layout.row_length, layout.row_stride, layout.row_stride,
-         mask.size == 0 ? nullptr : mask.data, one_mask ? 0 : layout.row_stride},
+        {logits.data, out.data, layout.row_length, layout.row_stride, layout.row_stride, mask_data,
+         one_mask ? 0 : layout.row_stride},
         rows,
         unit};
     exec(units_of(rows, unit), pieces);
@@ -346,7 +347,7 @@ SMX_INLINE void logsumexp_rows(Executor&& exec, const Logits& logits, Out&& out,
     const std::size_t unit = detail::rows_of_a_unit(rows.row_length * sizeof(T));
     const detail::slice_pieces<T, detail::matrix_slices<T>, detail::run_plain<T>> pieces{
         {detail::fastest<T>([](auto rows_of) { return rows_of.logsumexp_slices; })},
-        {x.data, nullptr, o.data, rows.row_length, rows.row_stride, 1, nullptr, 0},
+        {x.data, o.data, rows.row_length, rows.row_stride, 1, nullptr, 0},
         count,
         unit};
     exec(detail::units_of(count, unit), pieces);

@@ -143,26 +143,28 @@ SMX_INLINE typename V::vec lengths_of(const Rows& rows)
     return V::load(lengths, V::every(), V::zero());
 }
 
+// mask: null, or one for all rows that lets something through
 template <class V, class Rows>
-void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale)
+void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale, const bool* mask)
 {
     typename V::vec x[V::lanes];
     const typename V::some all_of_a_row = V::first(rows.longest);
     load_rows<V>(rows, all_of_a_row, x);
     const std::size_t n = rows.longest;
-    typename V::vec max = x[0];
-    for (std::size_t j = 1; j < n; ++j)
-        max = V::max(max, x[j]);
+    typename V::vec max = x[mask == nullptr ? 0 : first_unmasked(mask, n)];
+    for (std::size_t j = 0; j < n; ++j)
+        if (mask == nullptr || mask[j])
+            max = V::max(max, x[j]);
     if (V::any_far(max, scale)) {
         for (std::size_t r = 0; r < rows.count; ++r)
-            row_softmax<V>(rows.in(r), rows.out(r), rows.length(r), scale, nullptr);
+            row_softmax<V>(rows.in(r), rows.out(r), rows.length(r), scale, mask);
         return;
     }
     const typename V::loose_scale loose = V::loose_scale_of(scale);
     const typename V::vec whole = V::whole_of(max, loose);
     if (!rows.is_ragged())
         for (std::size_t j = 0; j < n; ++j)
-            x[j] = V::settled(V::loose_term_of(x[j], loose), whole);
+            x[j] = mask == nullptr || mask[j] ? V::settled(V::loose_term_of(x[j], loose), whole) : V::zero();
     else {
         const typename V::vec lengths = lengths_of<V>(rows);
         for (std::size_t j = 0; j < n; ++j) {
@@ -172,7 +174,7 @@ void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale)
     }
     const typename V::factor inverse = V::lane_reciprocal(lane_tree<V>(x, n));
     for (std::size_t j = 0; j < n; ++j)
-        x[j] = V::times(x[j], inverse);
+        x[j] = mask == nullptr || mask[j] ? V::times(x[j], inverse) : V::zero();
     store_rows<V>(rows, all_of_a_row, x);
 }
 
@@ -241,12 +243,12 @@ void slices_softmax(const row_slice<typename V::scalar>* slices, std::size_t cou
             if (slices[r].n > V::lanes || slices[r].mask != nullptr)
                 row_softmax<V>(slices[r].in, slices[r].out, slices[r].n, scale, slices[r].mask);
             else if (slices[r].n != 0 && rows.is_full_with(slices[r])) {
-                softmax_lanes<V>(rows, scale);
+                softmax_lanes<V>(rows, scale, nullptr);
                 rows.clear();
             }
         if (rows.count != 0) {
             rows.complete();
-            softmax_lanes<V>(rows, scale);
+            softmax_lanes<V>(rows, scale, nullptr);
         }
     } else
         for (std::size_t r = 0; r < count; ++r)
@@ -268,19 +270,19 @@ void slices_logsumexp(const row_slice<typename V::scalar>* slices, std::size_t c
         row_logsumexp<V>(slices[r].in, slices[r].n, slices[r].out);
 }
 
-// ---- matrices without a mask ----------------------------------------------------------------------------------------
+// ---- matrices, without a mask or with one for all rows --------------------------------------------------------------
 
 template <class V>
 void matrix_softmax(const typename V::scalar* in, typename V::scalar* out, std::size_t rows, std::size_t n,
-                    std::size_t stride, const exp_scale<typename V::scalar>& scale)
+                    std::size_t stride, const exp_scale<typename V::scalar>& scale, const bool* mask)
 {
     std::size_t r = 0;
     if constexpr (V::lanes > 1)
-        if (n <= V::lanes)
+        if (n <= V::lanes && (mask == nullptr || first_unmasked(mask, n) != n))
             for (; rows - r >= V::lanes; r += V::lanes)
-                softmax_lanes<V>(matrix_rows<V>(in + r * stride, out + r * stride, n, stride), scale);
+                softmax_lanes<V>(matrix_rows<V>(in + r * stride, out + r * stride, n, stride), scale, mask);
     for (; r < rows; ++r)
-        row_softmax<V>(in + r * stride, out + r * stride, n, scale, nullptr);
+        row_softmax<V>(in + r * stride, out + r * stride, n, scale, mask);
 }
 
 template <class V>

@@ -12,7 +12,6 @@ namespace smx::detail {
 template <class T>
 struct row_slice {
     const T* in;
-    const T* with; // the tangent or cotangent of a product
     T* out;
     std::size_t n;
     const bool* mask;
