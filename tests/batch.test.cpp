@@ -133,8 +133,8 @@ std::vector<smx::detail::row_slice<T>> slices_of(const batch<T>& b, bool one_res
 {
     std::vector<smx::detail::row_slice<T>> slices;
     for (std::size_t r = 0; r < b.rows(); ++r)
-        slices.push_back({b.in.data() + b.start(r), b.out.data() + (one_result ? r : b.start(r)),
-                          b.layout.row_length, b.mask.empty() ? nullptr : b.mask_of(r).data()});
+        slices.push_back({b.in.data() + b.start(r), b.out.data() + (one_result ? r : b.start(r)), b.layout.row_length,
+                          b.mask.empty() ? nullptr : b.mask_of(r).data()});
     return slices;
 }
 

@@ -92,7 +92,8 @@ struct matrix_slices {
 
     SMX_INLINE row_slice<T> at(std::size_t r) const
     {
-        return {in + r * in_stride, out + r * out_stride, row_length, mask == nullptr ? nullptr : mask + r * mask_stride};
+        return {in + r * in_stride, out + r * out_stride, row_length,
+                mask == nullptr ? nullptr : mask + r * mask_stride};
     }
 };
 
@@ -241,18 +242,17 @@ SMX_INLINE void transform_rows(const char* function, Executor&& exec, const argu
     const bool one_mask = mask.size == layout.row_length;
     const bool* const mask_data = mask.size == 0 ? nullptr : mask.data;
     if ((mask.size == 0 || one_mask) && matrix_function != nullptr) {
-        const matrix_pieces<T> pieces{matrix_function,   logits.data,       out.data, rows,
-                                      layout.row_length, layout.row_stride, unit,     scale,
-                                      mask_data};
+        const matrix_pieces<T> pieces{matrix_function,   logits.data, out.data, rows,     layout.row_length,
+                                      layout.row_stride, unit,        scale,    mask_data};
         exec(units_of(rows, unit), pieces);
         return;
     }
-    const slice_pieces<T, matrix_slices<T>, run_scaled<T>> pieces{
-        {slices_function, scale},
-        {logits.data, out.data, layout.row_length, layout.row_stride, layout.row_stride, mask_data,
-         one_mask ? 0 : layout.row_stride},
-        rows,
-        unit};
+    const slice_pieces<T, matrix_slices<T>, run_scaled<T>> pieces{{slices_function, scale},
+                                                                  {logits.data, out.data, layout.row_length,
+                                                                   layout.row_stride, layout.row_stride, mask_data,
+                                                                   one_mask ? 0 : layout.row_stride},
+                                                                  rows,
+                                                                  unit};
     exec(units_of(rows, unit), pieces);
 }
 

@@ -41,12 +41,69 @@ SMX_INLINE void transpose(typename V::vec (&x)[V::lanes])
     copy_vectors<V>(zipped, x);
 }
 
+// The same in both halves of the lanes.
+template <class V, std::size_t k = 0>
+SMX_INLINE void zip_in_halves(const typename V::vec (&from)[V::lanes / 2], typename V::vec* to)
+{
+    if constexpr (k < V::lanes / 4) {
+        to[2 * k] = V::zip_low_in_halves(from[k], from[k + V::lanes / 4]);
+        to[2 * k + 1] = V::zip_high_in_halves(from[k], from[k + V::lanes / 4]);
+        zip_in_halves<V, k + 1>(from, to);
+    }
+}
+
+template <class V, std::size_t done = 1>
+SMX_INLINE void transpose_halves(const typename V::vec (&x)[V::lanes / 2], typename V::vec* to)
+{
+    if constexpr (2 * done < V::lanes / 2) {
+        typename V::vec zipped[V::lanes / 2];
+        zip_in_halves<V>(x, zipped);
+        transpose_halves<V, 2 * done>(zipped, to);
+    } else
+        zip_in_halves<V>(x, to);
+}
+
+// Half as many columns as there are lanes, of as many rows as there are lanes: from `at` on.
+template <class V, std::size_t r = 0, class Rows>
+SMX_INLINE void load_block(const Rows& rows, std::size_t at, typename V::vec (&x)[V::lanes / 2])
+{
+    if constexpr (r < V::lanes / 2) {
+        x[r] = V::load_halves(rows.in(r) + at, rows.in(r + V::lanes / 2) + at);
+        load_block<V, r + 1>(rows, at, x);
+    }
+}
+template <class V, std::size_t r = 0, class Rows>
+SMX_INLINE void store_block(const Rows& rows, std::size_t at, const typename V::vec (&x)[V::lanes / 2])
+{
+    if constexpr (r < V::lanes / 2) {
+        V::store_halves(rows.out(r) + at, rows.out(r + V::lanes / 2) + at, x[r]);
+        store_block<V, r + 1>(rows, at, x);
+    }
+}
+template <class V, class Rows>
+SMX_INLINE void load_columns(const Rows& rows, std::size_t at, typename V::vec* x)
+{
+    typename V::vec block[V::lanes / 2];
+    load_block<V>(rows, at, block);
+    transpose_halves<V>(block, x + at);
+}
+template <class V, class Rows>
+SMX_INLINE void store_columns(const Rows& rows, std::size_t at, const typename V::vec* x)
+{
+    typename V::vec block[V::lanes / 2], columns[V::lanes / 2];
+    for (std::size_t j = 0; j < V::lanes / 2; ++j)
+        columns[j] = x[at + j];
+    transpose_halves<V>(columns, block);
+    store_block<V>(rows, at, block);
+}
+
 // Up to V::lanes rows of at most V::lanes entries each, without a mask.
 template <class V>
 struct lane_rows {
     using slice = row_slice<typename V::scalar>;
     const slice* slices[V::lanes];
     std::size_t count, shortest, longest;
+    static constexpr bool are_all = false; // count may be less than V::lanes
 
     SMX_INLINE lane_rows() : count(0), shortest(V::lanes), longest(0) {}
 
@@ -82,6 +139,7 @@ struct matrix_rows {
     typename V::scalar* out_;
     std::size_t longest, stride;
     static constexpr std::size_t count = V::lanes;
+    static constexpr bool are_all = true;
 
     SMX_INLINE matrix_rows(const typename V::scalar* in, typename V::scalar* out, std::size_t n, std::size_t stride_)
         : in_(in), out_(out), longest(n), stride(stride_)
@@ -115,20 +173,48 @@ SMX_INLINE void store_rows(const Rows& rows, const typename V::some& all_of_a_ro
         V::store(rows.out(r), rows.is_ragged() ? V::first(rows.length(r)) : all_of_a_row, x[r]);
 }
 
+// Blocks of half as many columns as there are lanes, which may overlap, are fewer shuffles and touch nothing else.
+template <class V, class Rows>
+SMX_INLINE bool in_blocks(const Rows& rows)
+{
+    return Rows::are_all && rows.longest >= V::lanes / 2;
+}
+template <class V, class Rows>
+SMX_INLINE void rows_to_columns(const Rows& rows, typename V::vec (&x)[V::lanes])
+{
+    if (!in_blocks<V>(rows))
+        return load_rows<V>(rows, V::first(rows.longest), x);
+    load_columns<V>(rows, 0, x);
+    if (rows.longest > V::lanes / 2)
+        load_columns<V>(rows, rows.longest - V::lanes / 2, x);
+}
+template <class V, class Rows>
+SMX_INLINE void columns_to_rows(const Rows& rows, typename V::vec (&x)[V::lanes])
+{
+    if (!in_blocks<V>(rows))
+        return store_rows<V>(rows, V::first(rows.longest), x);
+    store_columns<V>(rows, 0, x);
+    if (rows.longest > V::lanes / 2)
+        store_columns<V>(rows, rows.longest - V::lanes / 2, x);
+}
+
 // the sums of the lanes over x[0] ... x[n - 1], in the tree of V::step_total of a row of n entries as load_short has it
 template <class V>
 SMX_INLINE typename V::lane_wide lane_tree(const typename V::vec (&x)[V::lanes], std::size_t n)
 {
-    typename V::lane_wide sums[V::lanes];
-    sums[0] = V::lane_widen(x[0]);
-    for (std::size_t j = 1; j < n; ++j)
+    constexpr std::size_t half = V::lanes / 2;
+    typename V::lane_wide sums[half];
+    std::size_t count = n < half ? n : half;
+    for (std::size_t j = 0; j < count; ++j) {
         sums[j] = V::lane_widen(x[j]);
-    std::size_t count = n;
-    for (std::size_t half = V::lanes / 2; half > 0; half /= 2)
-        if (half < count) {
-            for (std::size_t j = half; j < count; ++j)
-                sums[j + half - count] = V::lane_plus(sums[j + half - count], sums[j]);
-            count = half;
+        if (j + n >= 2 * half)
+            sums[j] = V::lane_plus(sums[j], V::lane_widen(x[j + n - half]));
+    }
+    for (std::size_t quarter = half / 2; quarter > 0; quarter /= 2)
+        if (quarter < count) {
+            for (std::size_t j = quarter; j < count; ++j)
+                sums[j + quarter - count] = V::lane_plus(sums[j + quarter - count], sums[j]);
+            count = quarter;
         }
     return V::lane_total(sums[0]);
 }
@@ -148,8 +234,7 @@ template <class V, class Rows>
 void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale, const bool* mask)
 {
     typename V::vec x[V::lanes];
-    const typename V::some all_of_a_row = V::first(rows.longest);
-    load_rows<V>(rows, all_of_a_row, x);
+    rows_to_columns<V>(rows, x);
     const std::size_t n = rows.longest;
     typename V::vec max = x[mask == nullptr ? 0 : first_unmasked(mask, n)];
     for (std::size_t j = 0; j < n; ++j)
@@ -175,7 +260,7 @@ void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale,
     const typename V::factor inverse = V::lane_reciprocal(lane_tree<V>(x, n));
     for (std::size_t j = 0; j < n; ++j)
         x[j] = mask == nullptr || mask[j] ? V::times(x[j], inverse) : V::zero();
-    store_rows<V>(rows, all_of_a_row, x);
+    columns_to_rows<V>(rows, x);
 }
 
 // J v of eight rows of a matrix, of at most one step each; every step of product_in_step for all of them before the next
@@ -199,13 +284,15 @@ struct eight_products {
     SMX_INLINE void load_tangents(const typename V::some& inside, const typename V::step_sum (&masses)[8],
                                   typename V::folded (&sums)[8])
     {
-        t[r] = tangent_in_step<V>(prob[r], V::keep(inside, prob[r]), V::broadcast(&masses[r].hi), V::load_short(v + r * stride, n));
+        t[r] = tangent_in_step<V>(prob[r], V::keep(inside, prob[r]), V::broadcast(&masses[r].hi),
+                                  V::load_short(v + r * stride, n));
         sums[r] = V::fold(V::keep(inside, prob[r] * t[r]));
         if constexpr (r + 1 < 8)
             load_tangents<r + 1>(inside, masses, sums);
     }
     template <std::size_t r = 0>
-    SMX_INLINE void store_products(const typename V::step_sum (&masses)[8], const typename V::scalar (&dots)[V::lanes]) const
+    SMX_INLINE void store_products(const typename V::step_sum (&masses)[8],
+                                   const typename V::scalar (&dots)[V::lanes]) const
     {
         V::store_short(out + r * stride, n,
                        V::where_nonzero(prob[r], V::step_product(prob[r], t[r], masses[r], dots[r])));
@@ -359,8 +446,15 @@ struct column_strip {
     {
         const typename V::step_shift s = shift[v];
         typename V::lane_terms terms = sum[v];
-        std::size_t at = first * stride + v * V::lanes;
-        for (std::size_t i = first; i < last; ++i, at += stride) {
+        std::size_t at = first * stride + v * V::lanes, i = first;
+        for (; last - i >= 2; i += 2, at += 2 * stride) { // pairs first
+            const typename V::vec a = V::exp_in_step(V::load(x + at, inside, max[v]), s);
+            const typename V::vec b = V::exp_in_step(V::load(x + at + stride, inside, max[v]), s);
+            V::store(p + at, inside, a);
+            V::store(p + at + stride, inside, b);
+            terms.add(a + b);
+        }
+        if (i < last) {
             const typename V::vec e = V::exp_in_step(V::load(x + at, inside, max[v]), s);
             V::store(p + at, inside, e);
             terms.add(e);
@@ -414,17 +508,143 @@ void finish_strip(column_strip<V>& strip)
     strip.template walk_rows<2>();
 }
 
+// The same for columns so short that the strip is copied, each vector of columns in a row: rows a power of two apart would
+// push each other out of the cache in every pass.
+template <class V>
+struct short_strip {
+    static constexpr std::size_t bytes = 32768;
+    alignas(64) typename V::scalar copy[bytes / sizeof(typename V::scalar)];
+    std::size_t rows, stride;
+    typename V::vec max[4];
+    typename V::step_shift shift;
+    typename V::factor inverse[4];
+
+    SMX_INLINE short_strip(std::size_t rows_, std::size_t stride_) : rows(rows_), stride(stride_) {}
+
+    // vectors of columns that fit, at most 4
+    static SMX_INLINE std::size_t width(std::size_t rows)
+    {
+        const std::size_t most = bytes / (V::lanes * sizeof(typename V::scalar)) / rows;
+        return most < 4 ? most : 4;
+    }
+    SMX_INLINE typename V::scalar* at(std::size_t v, std::size_t i) { return copy + (v * rows + i) * V::lanes; }
+
+    template <std::size_t vectors, std::size_t v, class Inside>
+    SMX_INLINE void load_row(const typename V::scalar* x, std::size_t i, Inside last)
+    {
+        if constexpr (v + 1 < vectors) {
+            const typename V::vec logits = V::load(x + v * V::lanes, V::every(), V::zero());
+            max[v] = i == 0 ? logits : V::max(max[v], logits);
+            V::store(at(v, i), V::every(), logits);
+            load_row<vectors, v + 1>(x, i, last);
+        } else {
+            const typename V::vec logits = V::load(x + v * V::lanes, last, V::zero());
+            max[v] = i == 0 ? logits : V::max(max[v], logits);
+            V::store(at(v, i), V::every(), logits);
+        }
+    }
+    template <std::size_t vectors, std::size_t v, class Inside>
+    SMX_INLINE void store_row(typename V::scalar* p, std::size_t i, Inside last)
+    {
+        const typename V::vec probs = V::times(V::in_register(V::load(at(v, i), V::every(), V::zero())), inverse[v]);
+        if constexpr (v + 1 < vectors) {
+            V::store(p + v * V::lanes, V::every(), probs);
+            store_row<vectors, v + 1>(p, i, last);
+        } else
+            V::store(p + v * V::lanes, last, probs);
+    }
+    SMX_INLINE void exp_and_sum(std::size_t v)
+    {
+        const typename V::step_shift s = V::step_shift_of(max[v], V::unit_scale());
+        typename V::lane_terms terms;
+        typename V::scalar* row = at(v, 0);
+        std::size_t i = 0;
+        for (; rows - i >= 2; i += 2, row += 2 * V::lanes) { // pairs first
+            const typename V::vec a = V::exp_in_step(V::load(row, V::every(), V::zero()), s);
+            const typename V::vec b = V::exp_in_step(V::load(row + V::lanes, V::every(), V::zero()), s);
+            V::store(row, V::every(), a);
+            V::store(row + V::lanes, V::every(), b);
+            terms.add(a + b);
+            if (i % 128 == 126)
+                terms.fold();
+        }
+        if (i < rows) {
+            const typename V::vec e = V::exp_in_step(V::load(row, V::every(), V::zero()), s);
+            V::store(row, V::every(), e);
+            terms.add(e);
+        }
+        terms.fold();
+        inverse[v] = V::lane_reciprocal(terms.total());
+    }
+    // false: a max is far from 0
+    template <std::size_t vectors, class Inside>
+    SMX_INLINE bool done(const typename V::scalar* x, typename V::scalar* p, Inside last)
+    {
+        for (std::size_t i = 0; i < rows; ++i)
+            load_row<vectors, 0>(x + i * stride, i, last);
+        for (std::size_t v = 0; v < vectors; ++v)
+            if (V::any_far(max[v], V::unit_scale()))
+                return false;
+        for (std::size_t v = 0; v < vectors; ++v)
+            exp_and_sum(v);
+        for (std::size_t i = 0; i < rows; ++i)
+            store_row<vectors, 0>(p + i * stride, i, last);
+        return true;
+    }
+    SMX_INLINE bool is_done(const typename V::scalar* x, typename V::scalar* p, std::size_t columns)
+    {
+        if (columns == 4 * V::lanes)
+            return done<4>(x, p, V::every());
+        const std::size_t before = (columns - 1) / V::lanes;
+        const typename V::some last = V::first(columns - before * V::lanes);
+        return before == 0   ? done<1>(x, p, last)
+               : before == 1 ? done<2>(x, p, last)
+               : before == 2 ? done<3>(x, p, last)
+                             : done<4>(x, p, last);
+    }
+};
+
 // columns first ... last - 1 of a matrix of `stride` columns; `anyhow` does those with a max far from 0, and only those: a
 // column's bits do not depend on its neighbours, nor on how many of them fit into a strip
 template <class V>
-void strips_softmax(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
-                    std::size_t first, std::size_t last,
-                    void (*anyhow)(const typename V::scalar*, typename V::scalar*, std::size_t, std::size_t,
-                                   std::size_t, std::size_t))
+using any_columns = void (*)(const typename V::scalar*, typename V::scalar*, std::size_t, std::size_t, std::size_t,
+                             std::size_t);
+
+template <class V>
+SMX_INLINE bool is_far_column(const typename V::scalar& max)
+{
+    return V::any_far(V::broadcast(&max), V::unit_scale());
+}
+
+template <class V>
+void strips_of_short_columns(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
+                             std::size_t first, std::size_t last, std::size_t most, any_columns<V> anyhow)
+{
+    short_strip<V> strip(rows, stride);
+    for (std::size_t c = first; c < last; c += most) {
+        const std::size_t width = last - c < most ? last - c : most;
+        if (strip.is_done(x + c, p + c, width))
+            continue;
+        typename V::scalar max[4 * V::lanes];
+        for (std::size_t v = 0; v * V::lanes < width; ++v)
+            V::store(max + v * V::lanes, V::every(), strip.max[v]);
+        std::size_t near = 0; // columns near ... j - 1 are not far
+        for (std::size_t j = 0; j <= width; ++j)
+            if (j == width || is_far_column<V>(max[j])) {
+                if (near < j)
+                    strip.is_done(x + c + near, p + c + near, j - near);
+                if (j < width)
+                    anyhow(x, p, rows, stride, c + j, c + j + 1);
+                near = j + 1;
+            }
+    }
+}
+
+template <class V>
+void strips_of_long_columns(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
+                            std::size_t first, std::size_t last, any_columns<V> anyhow)
 {
     constexpr std::size_t most = column_strip<V>::vectors * V::lanes;
-    if (rows == 0)
-        return;
     for (std::size_t c = first; c < last; c += most) {
         column_strip<V> strip(x + c, p + c, rows, stride, last - c < most ? last - c : most);
         strip.template walk_rows<0>();
@@ -440,7 +660,7 @@ void strips_softmax(const typename V::scalar* x, typename V::scalar* p, std::siz
         }
         std::size_t near = 0; // columns near ... j - 1 are not far
         for (std::size_t j = 0; j <= strip.width; ++j)
-            if (j == strip.width || V::any_far(V::broadcast(max + j), V::unit_scale())) {
+            if (j == strip.width || is_far_column<V>(max[j])) {
                 if (near < j) {
                     column_strip<V> part(x + c + near, p + c + near, rows, stride, j - near);
                     part.template walk_rows<0>();
@@ -451,6 +671,17 @@ void strips_softmax(const typename V::scalar* x, typename V::scalar* p, std::siz
                 near = j + 1;
             }
     }
+}
+
+template <class V>
+void strips_softmax(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
+                    std::size_t first, std::size_t last, any_columns<V> anyhow)
+{
+    const std::size_t vectors = rows == 0 ? 0 : short_strip<V>::width(rows);
+    if (vectors >= 2)
+        strips_of_short_columns<V>(x, p, rows, stride, first, last, vectors * V::lanes, anyhow);
+    else if (rows != 0)
+        strips_of_long_columns<V>(x, p, rows, stride, first, last, anyhow);
 }
 
 // One column, one lane, any entries.
@@ -488,9 +719,7 @@ void each_column_softmax(const typename V::scalar* x, typename V::scalar* p, std
 
 template <class V>
 void columns_softmax(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
-                     std::size_t first, std::size_t last,
-                     void (*anyhow)(const typename V::scalar*, typename V::scalar*, std::size_t, std::size_t,
-                                    std::size_t, std::size_t))
+                     std::size_t first, std::size_t last, any_columns<V> anyhow)
 {
     if constexpr (V::lanes > 1)
         strips_softmax<V>(x, p, rows, stride, first, last, anyhow);

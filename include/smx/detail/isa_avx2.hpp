@@ -291,6 +291,18 @@ struct floats {
     // a0 b0 a1 b1 ... of the lower half of the lanes, and of the upper
     static SMX_INLINE vec zip_low(const vec& x, const vec& y) { return zip(x.a, y.a); }
     static SMX_INLINE vec zip_high(const vec& x, const vec& y) { return zip(x.b, y.b); }
+    // the same in both halves of the lanes
+    static SMX_INLINE vec zip_low_in_halves(const vec& x, const vec& y) { return {zip(x.a, y.a).a, zip(x.b, y.b).a}; }
+    static SMX_INLINE vec zip_high_in_halves(const vec& x, const vec& y) { return {zip(x.a, y.a).b, zip(x.b, y.b).b}; }
+    static SMX_INLINE vec load_halves(const float* a, const float* b)
+    {
+        return {_mm256_loadu_ps(a), _mm256_loadu_ps(b)};
+    }
+    static SMX_INLINE void store_halves(float* a, float* b, const vec& x)
+    {
+        _mm256_storeu_ps(a, x.a);
+        _mm256_storeu_ps(b, x.b);
+    }
     static SMX_INLINE vec zip(__m256 a, __m256 b)
     {
         const __m256 even = _mm256_unpacklo_ps(a, b), odd = _mm256_unpackhi_ps(a, b);
@@ -634,6 +646,17 @@ struct doubles {
     // a0 b0 a1 b1 ... of the lower half of the lanes, and of the upper
     static SMX_INLINE vec zip_low(const vec& x, const vec& y) { return zip(x.a, y.a); }
     static SMX_INLINE vec zip_high(const vec& x, const vec& y) { return zip(x.b, y.b); }
+    static SMX_INLINE vec zip_low_in_halves(const vec& x, const vec& y) { return {zip(x.a, y.a).a, zip(x.b, y.b).a}; }
+    static SMX_INLINE vec zip_high_in_halves(const vec& x, const vec& y) { return {zip(x.a, y.a).b, zip(x.b, y.b).b}; }
+    static SMX_INLINE vec load_halves(const double* a, const double* b)
+    {
+        return {_mm256_loadu_pd(a), _mm256_loadu_pd(b)};
+    }
+    static SMX_INLINE void store_halves(double* a, double* b, const vec& x)
+    {
+        _mm256_storeu_pd(a, x.a);
+        _mm256_storeu_pd(b, x.b);
+    }
     static SMX_INLINE vec zip(__m256d a, __m256d b)
     {
         const __m256d even = _mm256_unpacklo_pd(a, b), odd = _mm256_unpackhi_pd(a, b);

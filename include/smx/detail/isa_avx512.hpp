@@ -116,7 +116,8 @@ struct floats {
 
     static SMX_INLINE vec only(some one, vec x) // its lane everywhere; 0 if there is none
     {
-        return _mm512_maskz_broadcastss_ps(0xffff, _mm512_maskz_extractf32x4_ps(ones, _mm512_maskz_compress_ps(one, x), 0));
+        return _mm512_maskz_broadcastss_ps(0xffff,
+                                           _mm512_maskz_extractf32x4_ps(ones, _mm512_maskz_compress_ps(one, x), 0));
     }
 
     using tally = avx512::tally;
@@ -144,6 +145,26 @@ struct floats {
     {
         return _mm512_permutex2var_ps(
             a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
+    }
+    // the same in both halves of the lanes
+    static SMX_INLINE vec zip_low_in_halves(vec a, vec b)
+    {
+        return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 8, 24, 9, 25, 10, 26, 11, 27),
+                                      b);
+    }
+    static SMX_INLINE vec zip_high_in_halves(vec a, vec b)
+    {
+        return _mm512_permutex2var_ps(a, _mm512_setr_epi32(4, 20, 5, 21, 6, 22, 7, 23, 12, 28, 13, 29, 14, 30, 15, 31),
+                                      b);
+    }
+    static SMX_INLINE vec load_halves(const float* a, const float* b)
+    {
+        return join(_mm256_loadu_ps(a), _mm256_loadu_ps(b));
+    }
+    static SMX_INLINE void store_halves(float* a, float* b, vec x)
+    {
+        _mm256_storeu_ps(a, lower_half(x));
+        _mm256_storeu_ps(b, upper_half(x));
     }
     static SMX_INLINE vec root(vec a) // no compiler takes an estimate of the reciprocal instead, with any flags
     {
@@ -349,7 +370,8 @@ struct doubles {
 
     static SMX_INLINE vec only(some one, vec x)
     {
-        return _mm512_maskz_broadcastsd_pd(ones, _mm512_maskz_extractf64x2_pd(ones, _mm512_maskz_compress_pd(one, x), 0));
+        return _mm512_maskz_broadcastsd_pd(ones,
+                                           _mm512_maskz_extractf64x2_pd(ones, _mm512_maskz_compress_pd(one, x), 0));
     }
 
     using tally = avx512::tally;
@@ -373,6 +395,23 @@ struct doubles {
     static SMX_INLINE vec zip_high(vec a, vec b)
     {
         return _mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b);
+    }
+    static SMX_INLINE vec zip_low_in_halves(vec a, vec b)
+    {
+        return _mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 8, 1, 9, 4, 12, 5, 13), b);
+    }
+    static SMX_INLINE vec zip_high_in_halves(vec a, vec b)
+    {
+        return _mm512_permutex2var_pd(a, _mm512_setr_epi64(2, 10, 3, 11, 6, 14, 7, 15), b);
+    }
+    static SMX_INLINE vec load_halves(const double* a, const double* b)
+    {
+        return join(_mm256_loadu_pd(a), _mm256_loadu_pd(b));
+    }
+    static SMX_INLINE void store_halves(double* a, double* b, vec x)
+    {
+        _mm256_storeu_pd(a, lower_half(x));
+        _mm256_storeu_pd(b, upper_half(x));
     }
     static SMX_INLINE vec root(vec a) // no compiler takes an estimate of the reciprocal instead, with any flags
     {

@@ -337,7 +337,7 @@ struct held_row {
     using row = held_steps<V, steps, partial>;
     std::size_t n;
     Entries entries;
-    typename V::vec x[steps];           // logits
+    typename V::vec x[steps]; // logits
     typename V::loose_term terms[steps];
     typename V::vec e[steps], once[steps]; // exponentials; those that the sum takes: no entry twice
 
@@ -392,7 +392,8 @@ struct held_row {
             settle<k + 1>(whole);
     }
     template <std::size_t k = 0>
-    SMX_INLINE std::size_t find_tail(const typename V::vec& max, const typename V::step_shift& shift) // number of largest
+    SMX_INLINE std::size_t find_tail(const typename V::vec& max,
+                                     const typename V::step_shift& shift) // number of largest
     {
         const typename V::some largest = V::equals(which_once<k>(), x[k], max);
         once[k] = V::keep(which_once<k>(), V::without_largest(largest, V::exp_in_step(x[k], shift)));
