@@ -584,15 +584,6 @@ SMX_INLINE constexpr typename V::vec divergence_of(const logit_pair<V>& rows, st
 }
 
 template <class V>
-constexpr bool has_nan(const typename V::scalar* x, std::size_t n)
-{
-    for (std::size_t i = 0; i < n; ++i)
-        if (V::is_nan(x + i))
-            return true;
-    return false;
-}
-
-template <class V>
 constexpr void row_kl_divergence(const typename V::scalar* logits_p, const typename V::scalar* logits_q, std::size_t n,
                                  typename V::scalar* divergence)
 {
