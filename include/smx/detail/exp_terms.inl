@@ -518,7 +518,7 @@ struct rows<P, double> : term_rows<P, double> {
     static SMX_INLINE factor split(pair x) { return {P::set1(x.hi.value), P::set1(x.lo.value)}; }
     static SMX_INLINE factor inverse(pair sum)
     {
-        const real hi = real{1} / apart(sum.hi);
+        const real hi = apart(real{1} / sum.hi);
         const real error{__builtin_fma(-hi.value, sum.hi.value, 1.0)};
         return split({hi, hi * (error - hi * sum.lo)});
     }
@@ -579,7 +579,7 @@ struct rows<P, double> : term_rows<P, double> {
     {
         const bool small = wide_arithmetic<double>::is_small(mass);
         const real unit = power_of_two(small ? 900 : 0);
-        const real a = mass.hi * unit, hi = a / apart(sum.hi);
+        const real a = mass.hi * unit, hi = apart(a / sum.hi);
         const real error{__builtin_fma(-hi.value, sum.hi.value, a.value)};
         return {split({hi, (error + (mass.lo * unit - hi * sum.lo)) / sum.hi}), narrow(unit),
                 narrow(power_of_two(small ? -900 : 0))};

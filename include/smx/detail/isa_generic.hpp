@@ -616,8 +616,8 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     static constexpr real far_log_prob(real half, const shift& s)
     {
         const real one{1}, largest{-0x1p1023};
-        if (one < s.after_unit || half < largest ||
-            (one < s.inverse.hi && half * real{0.5} < real{-0x1p1022} / s.inverse.hi))
+        // half / temperature < -2^1023 as a product that has the range: what overflows may be computed ahead of its branch
+        if (one < s.after_unit || half < largest || half * real{0x1p-1000} * s.inverse.hi < real{0x1p-1000} * largest)
             return minus_infinity();
         const real quotient = half * s.inverse.hi;
         return quotient + quotient;

@@ -109,7 +109,8 @@ struct pair {
     real hi, lo;
 };
 
-// A divisor out of a pair. Clang would divide pairs as vectors, and 0 / 0 of the low parts raises INVALID.
+// A quotient on its own. Clang would divide two numbers as a vector, be it that only one is a quotient, and 0 / 0 in the
+// other lane raises INVALID.
 SMX_INLINE constexpr real apart(real x)
 {
     if (!std::is_constant_evaluated())
@@ -160,7 +161,7 @@ SMX_INLINE constexpr pair operator*(pair a, pair b)
 
 SMX_INLINE constexpr pair operator/(pair a, pair b)
 {
-    const real q = a.hi / apart(b.hi);
+    const real q = apart(a.hi / b.hi);
     const pair p = two_product(q, b.hi);
     return fast_two_sum(q, (((a.hi - p.hi) - p.lo) + a.lo - q * b.lo) / b.hi);
 }
@@ -318,7 +319,7 @@ struct wide_arithmetic<double> {
     static SMX_INLINE constexpr bool outweighs(real p, wide s) { return s.hi - p < p; }
     static SMX_INLINE constexpr wide total(wide a, wide b) { return (a + b.lo) + b.hi; }
     static SMX_INLINE constexpr wide total_without(wide a, const double* b) { return a + real{-*b}; }
-    static SMX_INLINE constexpr wide quotient(wide a, wide b) { return {a.hi / apart(b.hi), {0}}; }
+    static SMX_INLINE constexpr wide quotient(wide a, wide b) { return {apart(a.hi / b.hi), {0}}; }
 
     static SMX_INLINE constexpr wide with_largest(wide tail) { return tail + real{1}; }
     static SMX_INLINE constexpr wide scaled_sum(wide sum)
