@@ -109,8 +109,8 @@ struct pair {
     real hi, lo;
 };
 
-// A quotient on its own. Clang would divide two numbers as a vector, be it that only one is a quotient, and 0 / 0 in the
-// other lane raises INVALID.
+// A quotient or product on its own. Clang would take it as a lane of a vector of which the other is a sum, compute both
+// operations in both lanes, and raise the flags of 0 / 0 or of a product that nobody asked for.
 SMX_INLINE constexpr real apart(real x)
 {
     if (!std::is_constant_evaluated())
@@ -284,7 +284,8 @@ struct wide_arithmetic<float> {
     {
         return is_largest ? tail : tail + (real{1} - e * power_of_two(-bias));
     }
-    static SMX_INLINE constexpr wide twice_plus_product(wide a, wide b, wide c) { return a + a + b * c; }
+    static SMX_INLINE constexpr wide restored(wide reduced_dot) { return reduced_dot + reduced_dot; }
+    static SMX_INLINE constexpr wide plus_product(wide a, wide b, wide c) { return a + b * c; }
     static SMX_INLINE constexpr wide quarter_of_difference(wide a, wide b) { return (a - b) * real{0.25}; }
     static SMX_INLINE constexpr bool is_small(wide) { return false; } // no product of two floats is subnormal
     static constexpr int mean_lift = 40; // a mean of terms is kept times 2^mean_lift where it may be subnormal
@@ -330,14 +331,17 @@ struct wide_arithmetic<double> {
     {
         return is_largest ? tail : tail + (real{1} - e * power_of_two(-bias));
     }
-    static SMX_INLINE constexpr wide twice_plus_product(wide a, wide b, wide c)
+    // t (max - x) is summed times this: TwoSum of a sum that overflows would raise INVALID
+    static constexpr double reduction = 0x1p-300;
+    static SMX_INLINE constexpr wide restored(wide reduced_dot)
     {
-        return {a.hi + a.hi + b.hi * c.hi, {0}};
+        return {reduced_dot.hi * real{1 / reduction}, reduced_dot.lo * real{1 / reduction}};
     }
+    static SMX_INLINE constexpr wide plus_product(wide a, wide b, wide c) { return {a.hi + b.hi * c.hi, {0}}; }
     static SMX_INLINE constexpr wide quarter_of_difference(wide a, wide b)
     {
         const wide d = total(a, {real{0} - b.hi, real{0} - b.lo});
-        return {d.hi * real{0.25}, d.lo * real{0.25}};
+        return {apart(d.hi * real{0.25}), apart(d.lo * real{0.25})};
     }
     // sums of terms times large differences are taken times 2^-600; back from there
     static SMX_INLINE constexpr wide unreduced(wide x)
