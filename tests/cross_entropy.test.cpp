@@ -1319,11 +1319,7 @@ unsigned control_word()
 #endif
 }
 
-#if defined(__clang__)
-constexpr int flags = 0; // it computes ahead of branches, and in lanes that nobody uses, whatever flags that raises
-#else
 constexpr int flags = FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW;
-#endif
 
 } // namespace
 
@@ -1338,13 +1334,13 @@ TEMPLATE_TEST_CASE("losses: finite logits raise no floating-point error, errno, 
     const std::vector<level<T>> all_levels = levels<T>();
     for (const rows::kind<T>& kind : rows::logit_kinds<T>())
         for (const std::size_t n : {1u, 2u, 5u, 16u, 33u, 130u})
-            for (int k = 0; k < 6; ++k) {
+            for (std::size_t k = 0; k < std::size(target_names); ++k) {
                 row<T> x = rows::make(kind, n, random.next()), g(n);
                 for (T& each : x)
                     if (!bits::is_finite(each))
                         each = std::numeric_limits<T>::lowest();
-                const row<T> t = make_target(static_cast<std::size_t>(k), x, random);
-                row<T> q = make_second(static_cast<std::size_t>(k), x, random);
+                const row<T> t = make_target(k, x, random);
+                row<T> q = make_second(k % std::size(second_names), x, random);
                 for (T& each : q)
                     if (!bits::is_finite(each))
                         each = std::numeric_limits<T>::lowest();

@@ -805,6 +805,42 @@ TEMPLATE_TEST_CASE("eigenvalues, largest_eigenvalue", "[jacobian_view]", float, 
     });
 }
 
+// J is of degree 2 in p: J(c p) = c^2 J(p), so are the eigenvalues, and powers of two are exact.
+TEMPLATE_TEST_CASE("eigenvalues, largest_eigenvalue: of a row whose sum is far below 1", "[jacobian_view][property]",
+                   float, double)
+{
+    using T = TestType;
+    using W = wide<T>;
+    constexpr int far = std::is_same_v<T, float> ? 50 : 480;
+    for_each_row<T>(12, [](const probability_row<T>& x) {
+        const std::size_t n = x.p.size();
+        for (const int k : {1, far / 2, far}) {
+            row<T> small = x.p;
+            bool exact = true;
+            for (std::size_t i = 0; i < n; ++i) {
+                small[i] = std::ldexp(x.p[i], -k);
+                exact = exact && bits::same(std::ldexp(small[i], k), x.p[i]);
+            }
+            if (!exact)
+                continue;
+            const W factor = static_cast<W>(std::ldexp(1.0L, -2 * k));
+            for (const level<T>& by : levels<T>()) {
+                row<T> of_p(n), of_small(n);
+                T largest{}, largest_of_small{};
+                by.eigenvalues(x.p, of_p);
+                by.eigenvalues(small, of_small);
+                by.largest_eigenvalue(x.p, largest);
+                by.largest_eigenvalue(small, largest_of_small);
+                CAPTURE(by.name(), x.kind, n, k);
+                const W expected = W(largest) * factor;
+                REQUIRE(metric::in_ulp_at<T>(largest_of_small, expected, expected) <= 1);
+                for (std::size_t i = 0; i < n; ++i)
+                    REQUIRE(metric::in_u<T>(of_small[i], {W(of_p[i]) * factor, expected}) <= 2);
+            }
+        }
+    });
+}
+
 // long rows: the sum of the eigenvalues is the trace, the sum of their squares that of the entries
 TEMPLATE_TEST_CASE("eigenvalues: their sums of powers, n = 300", "[jacobian_view]", float, double)
 {

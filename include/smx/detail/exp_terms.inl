@@ -477,16 +477,18 @@ struct rows<P, float> : term_rows<P, float> {
     {
         return wide_arithmetic<float>::others(tail, lane(e), is_largest);
     }
-    static SMX_INLINE vec surprise(const vec& x, const vec& max, const step_shift&,
-                                   wide log1p_tail) // -log p, at temperature 1
+    // -log p of one entry, at temperature 1: in lanes that nobody uses the difference might overflow
+    static SMX_INLINE vec surprise(const vec& x, const vec& max, const step_shift&, wide log1p_tail)
     {
-        return (max - x) + narrow(log1p_tail);
+        const number<float> loss = (number<float>{P::lane0(max)} - number<float>{P::lane0(x)}) +
+                                   number<float>{static_cast<float>(log1p_tail.value)};
+        return P::set1(loss.value);
     }
-    // max - x of an exponential term, no more than e counts; (max - x) / 2, finite for an absent x
+    // max - x of an exponential term, no more than e counts; (max - x) reduced, finite for an absent x
     static SMX_INLINE vec distance(const vec& x, const shift& s) { return s.max_in_units - P::at_least(s.lowest, x); }
     static SMX_INLINE vec lifted(const vec& a) { return a * P::set1(0x1p+40f); }
     static SMX_INLINE vec lowered(const vec& a) { return a * P::set1(0x1p-40f); }
-    static SMX_INLINE vec half_distance(const vec& x, const vec& max)
+    static SMX_INLINE vec reduced_distance(const vec& x, const vec& max)
     {
         return P::fma(P::at_least(P::set1(-0x1.fffffep+127f), x), P::set1(-0.5f), max * P::set1(0.5f));
     }
@@ -682,7 +684,7 @@ struct rows<P, double> : term_rows<P, double> {
     static SMX_INLINE factor split(pair x) { return {P::set1(x.hi.value), P::set1(x.lo.value)}; }
     static SMX_INLINE factor inverse(pair sum)
     {
-        const real hi = real{1} / apart(sum.hi);
+        const real hi = apart(real{1} / sum.hi);
         const real error{__builtin_fma(-hi.value, sum.hi.value, 1.0)};
         return split({hi, hi * (error - hi * sum.lo)});
     }
@@ -722,18 +724,18 @@ struct rows<P, double> : term_rows<P, double> {
     {
         return wide_arithmetic<double>::others(tail, lane(e), is_largest);
     }
-    static SMX_INLINE vec surprise(const vec& x, const vec& max, const step_shift&,
-                                   wide log1p_tail) // -log p, at temperature 1
+    static SMX_INLINE vec surprise(const vec& x, const vec& max, const step_shift&, wide log1p_tail) // -log p, as above
     {
-        return (max - x) + narrow(log1p_tail);
+        return narrow((lane(max) - lane(x)) + log1p_tail.hi);
     }
-    // max - x of an exponential term, no more than e counts; (max - x) / 2, finite for an absent x
+    // max - x of an exponential term, no more than e counts; (max - x) reduced, finite for an absent x
     static SMX_INLINE vec distance(const vec& x, const shift& s) { return s.max_in_units - P::at_least(s.lowest, x); }
     static SMX_INLINE vec lifted(const vec& a) { return a * P::set1(0x1p+100); }
     static SMX_INLINE vec lowered(const vec& a) { return a * P::set1(0x1p-100); }
-    static SMX_INLINE vec half_distance(const vec& x, const vec& max)
+    static SMX_INLINE vec reduced_distance(const vec& x, const vec& max)
     {
-        return P::fma(P::at_least(P::set1(-0x1.fffffffffffffp+1023), x), P::set1(-0.5), max * P::set1(0.5));
+        const vec reduction = P::set1(base::numbers::reduction), least = P::set1(-0x1.fffffffffffffp+1023);
+        return P::fnma(P::at_least(least, x), reduction, max * reduction);
     }
     struct weight { // e weight - t; both times 2^900 where they may be subnormal
         factor ratio;
@@ -743,7 +745,7 @@ struct rows<P, double> : term_rows<P, double> {
     {
         const bool small = wide_arithmetic<double>::is_small(mass);
         const real unit = power_of_two(small ? 900 : 0);
-        const real a = mass.hi * unit, hi = a / apart(sum.hi);
+        const real a = mass.hi * unit, hi = apart(a / sum.hi);
         const real error{__builtin_fma(-hi.value, sum.hi.value, a.value)};
         return {split({hi, (error + (mass.lo * unit - hi * sum.lo)) / sum.hi}), narrow(unit),
                 narrow(power_of_two(small ? -900 : 0))};
@@ -812,7 +814,7 @@ struct far_rows<P, double> : rows<P, double> {
                  base::powers_of(o.fraction)},
                 base::narrow(before),
                 after_unit,
-                overflows ? P::minus_infinity() : base::narrow(origin + below),
+                overflows ? P::minus_infinity() : base::narrow(apart(origin + below)),
                 near ? P::zero() : base::narrow(origin),
                 base::narrow(near ? origin + lowest : lowest)};
     }

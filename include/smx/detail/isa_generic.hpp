@@ -227,7 +227,7 @@ struct one_lane {
     static SMX_INLINE constexpr some absent(const T* x, all) { return is_absent(vec{C(*x)}); }
     static SMX_INLINE constexpr some absent(const T* x, some which) { return which && is_absent(vec{C(*x)}); }
     static SMX_INLINE constexpr bool is_absent(const vec& x) { return x < zero() && !detail::is_finite(x); } // -inf
-    static SMX_INLINE constexpr vec half_distance(const vec& x, const vec& max) // (max - x) / 2
+    static SMX_INLINE constexpr vec reduced_distance(const vec& x, const vec& max) // (max - x) / 2
     {
         const vec half{C(C(1) / C(2))};
         return is_absent(x) ? zero() : max * half - x * half;
@@ -361,10 +361,8 @@ struct lane : one_lane<T, T> {
     static SMX_INLINE constexpr wide with_largest(const wide& tail) { return tail + vec{T(1)}; }
     static SMX_INLINE constexpr wide scaled_sum(const wide& sum) { return sum; }
     static SMX_INLINE constexpr wide others(const wide& tail, const vec& e, bool) { return tail + (vec{T(1)} - e); }
-    static SMX_INLINE constexpr wide twice_plus_product(const wide& a, const wide& b, const wide& c)
-    {
-        return a + a + b * c;
-    }
+    static SMX_INLINE constexpr wide restored(const wide& reduced_dot) { return reduced_dot + reduced_dot; }
+    static SMX_INLINE constexpr wide plus_product(const wide& a, const wide& b, const wide& c) { return a + b * c; }
     static SMX_INLINE constexpr bool is_small(const wide&) { return false; }
     static SMX_INLINE constexpr wide lifted_mean(const wide& mean) { return mean; }
     static SMX_INLINE constexpr vec lifted(const vec& a) { return a; }
@@ -532,7 +530,8 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     }
     static SMX_INLINE constexpr real scaled_product(real a, real b)
     {
-        return abs(a) < abs(b) ? a * up() * b : b * up() * a;
+        const bool smaller = abs(a) < abs(b); // the factor is chosen before it grows: the other might overflow
+        return (smaller ? a : b) * up() * (smaller ? b : a);
     }
 
     struct sum {
@@ -616,8 +615,8 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     static constexpr real far_log_prob(real half, const shift& s)
     {
         const real one{1}, largest{-0x1p1023};
-        if (one < s.after_unit || half < largest ||
-            (one < s.inverse.hi && half * real{0.5} < real{-0x1p1022} / s.inverse.hi))
+        // half / temperature < -2^1023 as a product that has the range: what overflows may be computed ahead of its branch
+        if (one < s.after_unit || half < largest || half * real{0x1p-1000} * s.inverse.hi < real{0x1p-1000} * largest)
             return minus_infinity();
         const real quotient = half * s.inverse.hi;
         return quotient + quotient;
@@ -652,7 +651,11 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     static SMX_INLINE constexpr real lowered(real a) { return a * power_of_two(-mean_lift); }
     static SMX_INLINE constexpr real distance(real x, const shift& s) // 0 where the term is
     {
-        return x.value >= s.lowest.value || detail::is_nan(x) ? s.max - x : zero();
+        return s.max - (x.value >= s.lowest.value || detail::is_nan(x) ? x : s.max);
+    }
+    static SMX_INLINE constexpr real reduced_distance(real x, real max) // (max - x) reduction
+    {
+        return is_absent(x) ? zero() : max * real{reduction} - x * real{reduction};
     }
     struct weight { // e weight - t; both times 2^900 where they may be subnormal
         pair ratio;

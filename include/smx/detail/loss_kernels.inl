@@ -142,21 +142,21 @@ constexpr void row_cross_entropy_gradient(const typename V::scalar* logits, std:
 
 // ---- cross-entropy with a target: <t, max - x> + sum t log1p(T) -----------------------------------------------------
 
-// T, sum t, sum t (max - x) / 2, and the number of entries that the target wants and the logits exclude. Halved, no
-// difference overflows. An absent logit has a finite distance here, so that 0 log 0 = 0.
+// T, sum t, sum t (max - x) times V's reduction, and the number of entries that the target wants and the logits exclude.
+// Reduced, neither a difference nor their sum overflows. An absent logit has a finite distance here, so that 0 log 0 = 0.
 template <class V>
 struct target_sums : each_step<V, target_sums<V>> {
     const typename V::scalar* x;
     const typename V::scalar* t;
     typename V::shift shift;
     typename V::vec max;
-    typename V::sum below, mass, half_dot;
+    typename V::sum below, mass, reduced_dot;
     typename V::tally ties;
     std::size_t impossible;
 
     SMX_INLINE constexpr target_sums(const typename V::scalar* x_, const typename V::scalar* t_,
                                      const typename V::shift& shift_, const typename V::vec& max_)
-        : x(x_), t(t_), shift(shift_), max(max_), below(), mass(), half_dot(), ties(), impossible(0)
+        : x(x_), t(t_), shift(shift_), max(max_), below(), mass(), reduced_dot(), ties(), impossible(0)
     {
     }
     template <class Inside>
@@ -170,39 +170,39 @@ struct target_sums : each_step<V, target_sums<V>> {
         impossible += V::count(absent) - V::count(V::equals(absent, target, V::zero()));
         below.add(V::keep(inside, V::without_largest(largest, V::exp_term(logits, shift))));
         mass.add(target);
-        half_dot.add_product(target, V::half_distance(logits, max));
+        reduced_dot.add_product(target, V::reduced_distance(logits, max));
     }
 };
 
-// sum t (max - x) / 2 times 2^bias, where products may be subnormal
+// the same sum times 2^bias, where products may be subnormal
 template <class V>
 struct scaled_target_dot : each_step<V, scaled_target_dot<V>> {
     const typename V::scalar* x;
     const typename V::scalar* t;
     typename V::vec max;
-    typename V::sum half_dot;
+    typename V::sum reduced_dot;
 
     SMX_INLINE constexpr scaled_target_dot(const typename V::scalar* x_, const typename V::scalar* t_,
                                            const typename V::vec& max_)
-        : x(x_), t(t_), max(max_), half_dot()
+        : x(x_), t(t_), max(max_), reduced_dot()
     {
     }
     template <class Inside>
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
     {
         const typename V::vec logits = V::load(x + i, inside, max);
-        half_dot.add(V::scaled_product(V::load(t + i, inside, V::zero()), V::half_distance(logits, max)));
+        reduced_dot.add(V::scaled_product(V::load(t + i, inside, V::zero()), V::reduced_distance(logits, max)));
     }
 };
 
-// sum t (max - x) / 2, once more where it is small
+// sum t (max - x), once more where it is small
 template <class V>
 constexpr typename V::wide small_target_dot(const typename V::scalar* logits, const typename V::scalar* target,
                                             std::size_t n, const typename V::vec& max)
 {
     scaled_target_dot<V> pass(logits, target, max);
     walk<V, true>(n, pass);
-    return V::tail(pass.half_dot.total(), 1);
+    return V::tail(V::restored(pass.reduced_dot.total()), 1);
 }
 
 template <class V>
@@ -219,11 +219,11 @@ SMX_INLINE constexpr target_row<V> target_loss(const typename V::scalar* logits,
     target_sums<V> sums(logits, target, V::shift_of(max, V::unit_scale()), max);
     walk<V>(n, sums);
     const typename V::wide tail = V::tail(sums.below.total(), sums.ties.total()), mass = sums.mass.total();
-    typename V::wide half_dot = sums.half_dot.total();
-    if (V::is_small(half_dot))
-        half_dot = small_target_dot<V>(logits, target, n, max);
-    const bool infinite = sums.impossible != 0 || !V::is_finite(V::narrow(half_dot)); // else NaN is in tail or mass too
-    const typename V::vec loss = V::narrow(V::twice_plus_product(infinite ? mass : half_dot, mass, V::log1p(tail)));
+    typename V::wide dot = V::restored(sums.reduced_dot.total());
+    if (V::is_small(dot))
+        dot = small_target_dot<V>(logits, target, n, max);
+    const bool infinite = sums.impossible != 0 || !V::is_finite(V::narrow(dot)); // else NaN is in tail or mass too
+    const typename V::vec loss = V::narrow(V::plus_product(infinite ? mass : dot, mass, V::log1p(tail)));
     return {sums.shift, tail, mass, infinite ? loss - V::minus_infinity() : loss};
 }
 
@@ -583,15 +583,6 @@ SMX_INLINE constexpr typename V::vec divergence_of(const logit_pair<V>& rows, st
     if (V::count(V::less_than(quarter + V::narrow(spread), V::quarter())) != 0) // KL + <p, |d|> < 1
         return near_divergence<V>(rows, n, mean, sum_x, sum_y, half + half);
     return V::abs(half + half);
-}
-
-template <class V>
-constexpr bool has_nan(const typename V::scalar* x, std::size_t n)
-{
-    for (std::size_t i = 0; i < n; ++i)
-        if (V::is_nan(x + i))
-            return true;
-    return false;
 }
 
 template <class V>

@@ -527,13 +527,13 @@ struct secular_value {
     typename V::vec f, lower_weight, upper_weight;
 };
 
-// p and all lengths are in units of 1 / unit.
+// p is in units of 1 / unit, s in units of 1 / lift, in which it is near 1; what is s p in those of both.
 template <class V>
 struct secular_row {
     const typename V::scalar* p;
     std::size_t n;
     typename V::wide sum;
-    typename V::vec s, unit, lower, upper;
+    typename V::vec s, lift, unit, lower, upper;
 
     constexpr typename V::vec prob(std::size_t i) const { return V::broadcast(p + i) * unit; }
 
@@ -632,8 +632,9 @@ template <class V>
 constexpr secular_row<V> between(const typename V::scalar* p, std::size_t n, const typename V::wide& sum,
                                  const typename V::vec& lower, const typename V::vec& upper)
 {
-    const typename V::vec unit = V::is_tiny(lower) ? V::up() : V::one();
-    return {p, n, sum, V::narrow(sum), unit, lower * unit, upper * unit};
+    const typename V::vec lift = V::lift(sum), unit = V::is_tiny(lower * lift) ? lift * V::up() : lift;
+    const typename V::wide lifted = sum * V::widen(lift);
+    return {p, n, lifted, V::narrow(lifted), lift, unit, lower * unit, upper * unit};
 }
 
 // s origin + tau, not outside of the interval
@@ -642,7 +643,7 @@ constexpr typename V::vec value_of(const secular_row<V>& row, const secular_root
 {
     const typename V::vec mu = V::product(root.origin, row.sum) + root.tau;
     const typename V::vec low = V::product(row.lower, row.sum), high = V::product(row.upper, row.sum);
-    return (mu < low ? low : high < mu ? high : mu) * (V::one() / row.unit);
+    return (mu < low ? low : high < mu ? high : mu) * (V::one() / row.lift) * (V::one() / row.unit);
 }
 
 template <class V>

@@ -650,14 +650,14 @@ constexpr void row_log_softmax(const typename V::scalar* logits, typename V::sca
         log_softmax_of<V>(logits, log_probs, n, scale, every_entry<V>{}, V::broadcast(logits));
 }
 
-// NaN if any entry is NaN, else max
+// A vector that may be NaN is no result of a function that is called: under -ffinite-math-only it would count as finite.
 template <class V>
-constexpr typename V::vec max_or_nan(const typename V::scalar* x, std::size_t n, const typename V::vec& max)
+constexpr bool has_nan(const typename V::scalar* x, std::size_t n)
 {
     for (std::size_t i = 0; i < n; ++i)
         if (V::is_nan(x + i))
-            return V::not_a_number();
-    return max;
+            return true;
+    return false;
 }
 
 template <class V>
@@ -679,7 +679,7 @@ constexpr void row_logsumexp(const typename V::scalar* logits, std::size_t n, ty
             return;
     const typename V::vec max = row_max<V>(logits, n, every_entry<V>{}, first);
     if (!V::is_finite(max))
-        V::store(out, V::first(1), max_or_nan<V>(logits, n, max));
+        V::store(out, V::first(1), has_nan<V>(logits, n) ? V::not_a_number() : max);
     else if (V::is_far(max, V::unit_scale()))
         V::store(out, V::first(1), max_plus_log1p<typename V::far>(logits, n, max, first));
     else if (n <= V::brief_length)

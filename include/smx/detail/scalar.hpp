@@ -109,7 +109,8 @@ struct pair {
     real hi, lo;
 };
 
-// A divisor out of a pair. Clang would divide pairs as vectors, and 0 / 0 of the low parts raises INVALID.
+// A quotient or product on its own. Clang would take it as a lane of a vector of which the other is a sum, compute both
+// operations in both lanes, and raise the flags of 0 / 0 or of a product that nobody asked for.
 SMX_INLINE constexpr real apart(real x)
 {
     if (!std::is_constant_evaluated())
@@ -160,7 +161,7 @@ SMX_INLINE constexpr pair operator*(pair a, pair b)
 
 SMX_INLINE constexpr pair operator/(pair a, pair b)
 {
-    const real q = a.hi / apart(b.hi);
+    const real q = apart(a.hi / b.hi);
     const pair p = two_product(q, b.hi);
     return fast_two_sum(q, (((a.hi - p.hi) - p.lo) + a.lo - q * b.lo) / b.hi);
 }
@@ -284,7 +285,8 @@ struct wide_arithmetic<float> {
     {
         return is_largest ? tail : tail + (real{1} - e * power_of_two(-bias));
     }
-    static SMX_INLINE constexpr wide twice_plus_product(wide a, wide b, wide c) { return a + a + b * c; }
+    static SMX_INLINE constexpr wide restored(wide reduced_dot) { return reduced_dot + reduced_dot; }
+    static SMX_INLINE constexpr wide plus_product(wide a, wide b, wide c) { return a + b * c; }
     static SMX_INLINE constexpr wide quarter_of_difference(wide a, wide b) { return (a - b) * real{0.25}; }
     static SMX_INLINE constexpr bool is_small(wide) { return false; } // no product of two floats is subnormal
     static constexpr int mean_lift = 40; // a mean of terms is kept times 2^mean_lift where it may be subnormal
@@ -320,7 +322,7 @@ struct wide_arithmetic<double> {
     static SMX_INLINE constexpr bool outweighs(real p, wide s) { return s.hi - p < p; }
     static SMX_INLINE constexpr wide total(wide a, wide b) { return (a + b.lo) + b.hi; }
     static SMX_INLINE constexpr wide total_without(wide a, const double* b) { return a + real{-*b}; }
-    static SMX_INLINE constexpr wide quotient(wide a, wide b) { return {a.hi / apart(b.hi), {0}}; }
+    static SMX_INLINE constexpr wide quotient(wide a, wide b) { return {apart(a.hi / b.hi), {0}}; }
 
     static SMX_INLINE constexpr wide with_largest(wide tail) { return tail + real{1}; }
     static SMX_INLINE constexpr wide scaled_sum(wide sum)
@@ -331,14 +333,17 @@ struct wide_arithmetic<double> {
     {
         return is_largest ? tail : tail + (real{1} - e * power_of_two(-bias));
     }
-    static SMX_INLINE constexpr wide twice_plus_product(wide a, wide b, wide c)
+    // t (max - x) is summed times this: TwoSum of a sum that overflows would raise INVALID
+    static constexpr double reduction = 0x1p-300;
+    static SMX_INLINE constexpr wide restored(wide reduced_dot)
     {
-        return {a.hi + a.hi + b.hi * c.hi, {0}};
+        return {reduced_dot.hi * real{1 / reduction}, reduced_dot.lo * real{1 / reduction}};
     }
+    static SMX_INLINE constexpr wide plus_product(wide a, wide b, wide c) { return {a.hi + b.hi * c.hi, {0}}; }
     static SMX_INLINE constexpr wide quarter_of_difference(wide a, wide b)
     {
         const wide d = total(a, {real{0} - b.hi, real{0} - b.lo});
-        return {d.hi * real{0.25}, d.lo * real{0.25}};
+        return {apart(d.hi * real{0.25}), apart(d.lo * real{0.25})};
     }
     // sums of terms times large differences are taken times 2^-600; back from there
     static SMX_INLINE constexpr wide unreduced(wide x)
