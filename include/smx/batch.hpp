@@ -282,7 +282,8 @@ SMX_INLINE void product_rows(const char* function, Executor&& exec, const argume
 // Shapes   logits, probs: as row_layout says, of one size; may be the same memory. mask: row_length entries for all rows, or
 //          one entry for each of logits
 // Special, Error  as softmax: every row has the bits of softmax by itself
-// Cost     rows of at most 16 floats or 8 doubles: several at once, one in each vector lane
+// Cost     rows of at most 16 floats or 8 doubles, without a mask or with one for all rows: 16 or 8 at once, one in each
+//          vector lane
 // Throws   std::invalid_argument: sizes differ; row_length is 0, or more than row_stride; the size is no whole number of
 //          rows; probs partly overlaps logits or the mask; the mask has another size; temperature not in (0, inf)
 template <executor Executor, readable_row Logits, writable_row Probs>
@@ -363,6 +364,7 @@ SMX_INLINE void logsumexp_rows(const Logits& logits, Out&& out, row_layout rows)
 // softmax_jvp_rows: J v of every row, with its own J; all shapes as in softmax_rows; out may be either input
 //
 // Special, Error  as softmax_jvp: every row has the bits of softmax_jvp by itself
+// Cost     rows of at most 16 floats or 8 doubles: eight at once
 // Throws   std::invalid_argument: as softmax_rows
 template <executor Executor, readable_row Probs, readable_row Tangents, writable_row Out>
     requires same_scalar<Probs, Tangents, Out> && same_extent<Probs, Tangents, Out> && same_extent<Tangents, Out>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSL-1.0
 // batch_kernels.inl: many rows at once, written once for a vector type V.
 //
-//   slices --gather--> rows of at most one step --transpose--> columns, one row a lane --as in one step--> --transpose--> rows
+//   rows of at most one step --transpose--> columns, one row a lane --as in one step--> --transpose--> rows
+//   rows of p and v, eight at once --fold--> sums of eight rows by one tree of shuffles --> J v
 //   matrix --V::lanes columns at a time--> max --exp_and_sum--> exponentials, sums --scale--> probs
 //
 // A row in a lane has the bits that it has by itself: its operations are those of one step in row_kernels.inl, and its sums
@@ -307,10 +308,10 @@ struct eight_products {
         typename V::scalar dots[V::lanes];
         load_probs(inside, sums);
         V::masses_of(sums, masses);
-        __asm__("" : "+m"(masses));
+        SMX_LAUNDER(masses);
         load_tangents(inside, masses, sums);
         V::dots_of(sums, dots);
-        __asm__("" : "+m"(dots));
+        SMX_LAUNDER(dots);
         if (V::is_tiny(V::load(dots, V::every(), V::zero())))
             return false;
         store_products(masses, dots);

@@ -413,7 +413,7 @@ template <class V>
 constexpr void row_factor_apply_transposed(const typename V::scalar* p, const typename V::scalar* v,
                                            typename V::scalar* out, std::size_t n)
 {
-    const centred_tangent<V, tangent_row<V>> row = centre<V>(p, v, n);
+    const centred_tangent<V, tangent_row<V>> row = centre<V, false>(p, v, n);
     if (V::is_zero(row.mass.sum))
         return fill_row<V>(out, n, every_entry<V>{}, V::zero(), V::zero());
     transposed_factor_pass<V> pass(p, out, row, V::root(V::narrow(row.mass.sum)));

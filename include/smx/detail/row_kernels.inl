@@ -5,6 +5,8 @@
 //   logits --row_max--> max --tail_of_sum--> T = S / e^max - 1 --log_probs--> log_probs;  max + log1p(T) = logsumexp
 //   probs  --mass_and_dot--> s, max, <p, v> --centred--> J v
 //
+// A row of up to eight vectors is held: loaded once, stored once (held_row, held_product; finished_in_registers).
+//
 // Not a header: each isa_*.hpp includes this text in its own namespace and target region, after its types. In here there
 // is no #include, no #if, no name of an instruction set, no lambda, no standard library.
 //
