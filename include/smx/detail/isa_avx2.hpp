@@ -204,6 +204,10 @@ struct floats {
     {
         return {_mm256_and_si256(p.a, q.a), _mm256_and_si256(p.b, q.b)};
     }
+    static SMX_INLINE some either(const some& p, const some& q)
+    {
+        return {_mm256_or_si256(p.a, q.a), _mm256_or_si256(p.b, q.b)};
+    }
     static SMX_INLINE vec select(all, const vec& a, const vec&) { return a; }
     static SMX_INLINE vec select(const some& which, const vec& a, const vec& b)
     {
@@ -550,6 +554,10 @@ struct doubles {
     static SMX_INLINE some both(const some& p, const some& q)
     {
         return {_mm256_and_si256(p.a, q.a), _mm256_and_si256(p.b, q.b)};
+    }
+    static SMX_INLINE some either(const some& p, const some& q)
+    {
+        return {_mm256_or_si256(p.a, q.a), _mm256_or_si256(p.b, q.b)};
     }
     static SMX_INLINE vec select(all, const vec& a, const vec&) { return a; }
     static SMX_INLINE vec select(const some& which, const vec& a, const vec& b)

@@ -108,6 +108,7 @@ struct floats {
                                             _mm512_set1_epi32(static_cast<int>(0xff800000)));
     }
     static SMX_INLINE some both(some p, some q) { return static_cast<some>(p & q); }
+    static SMX_INLINE some either(some p, some q) { return static_cast<some>(p | q); }
     static SMX_INLINE bool broadcast_equals(const float* x, vec a) { return equals(every(), broadcast(x), a) != 0; }
     static SMX_INLINE std::size_t count(some which)
     {
@@ -362,6 +363,7 @@ struct doubles {
                                             _mm256_set1_epi32(static_cast<int>(0xff800000)));
     }
     static SMX_INLINE some both(some p, some q) { return static_cast<some>(p & q); }
+    static SMX_INLINE some either(some p, some q) { return static_cast<some>(p | q); }
     static SMX_INLINE bool broadcast_equals(const double* x, vec a) { return equals(every(), broadcast(x), a) != 0; }
     static SMX_INLINE std::size_t count(some which)
     {

@@ -474,10 +474,7 @@ SMX_INLINE bool finished_in_registers(const typename V::scalar* logits, std::siz
     constexpr std::size_t m = V::lanes;
     if (n <= m)
         return finished<V, 1, 1>(logits, n, scale, entries, first, finish);
-    if constexpr (Entries::is_rare) // the same bits from less code
-        return n <= 4 * m ? finished<V, 4, 3>(logits, n, scale, entries, first, finish)
-                          : n <= 8 * m && finished<V, 8, 4>(logits, n, scale, entries, first, finish);
-    else if constexpr (Finish::is_rare)
+    if constexpr (Entries::is_rare || Finish::is_rare) // the same bits from less code
         return n <= 2 * m   ? finished<V, 2, 1>(logits, n, scale, entries, first, finish)
                : n <= 4 * m ? finished<V, 4, 2>(logits, n, scale, entries, first, finish)
                             : n <= 8 * m && finished<V, 8, 4>(logits, n, scale, entries, first, finish);
@@ -997,6 +994,15 @@ struct held_product {
         if constexpr (k + 1 < steps)
             store_products<k + 1>(out, mass, dot);
     }
+    // the tangent of the entry that outweighs the others, or 0; of two steps, without a branch
+    SMX_INLINE typename V::vec origin_of_two(const typename V::vec& half) const
+    {
+        const typename V::some low = V::less_than(half, prob[0]);
+        const typename V::some high = V::less_than(half, V::keep(row::template own<1>(n), prob[1]));
+        const typename V::vec tangent = V::select(high, V::load(v + n - V::lanes, V::every(), half), //
+                                                  V::load(v, V::every(), half));
+        return V::only(V::either(low, high), tangent);
+    }
     SMX_INLINE typename V::wide dot_from(const typename V::vec& origin)
     {
         typename V::sum dot;
@@ -1004,16 +1010,25 @@ struct held_product {
         add_products(dot);
         return dot.total();
     }
+    SMX_INLINE typename V::wide dot_from_half(const typename V::vec& half)
+    {
+        if constexpr (steps == 2)
+            return dot_from(origin_of_two(half));
+        else {
+            const typename V::vec largest = max();
+            const typename V::wide dot = dot_from(V::zero());
+            if (V::count(V::less_than(half, largest)) == 0)
+                return dot;
+            return dot_from(V::broadcast(v + index_of<V>(p, n, V::reduce_max(largest))));
+        }
+    }
     SMX_INLINE bool done(typename V::scalar* out) // false: the products are tiny
     {
         typename V::sum terms;
         load_probs();
         add_terms(terms);
         const typename V::wide mass = terms.total();
-        const typename V::vec largest = max();
-        typename V::wide dot = dot_from(V::zero());
-        if (V::count(V::less_than(V::narrow(mass) * V::set1(typename V::scalar(0.5)), largest)) != 0)
-            dot = dot_from(V::broadcast(v + index_of<V>(p, n, V::reduce_max(largest))));
+        const typename V::wide dot = dot_from_half(V::narrow(mass) * V::set1(typename V::scalar(0.5)));
         if (V::is_tiny(V::narrow(dot)))
             return false;
         store_products(out, mass, dot);
