@@ -376,6 +376,14 @@ struct rows<P, float> : term_rows<P, float> {
     static SMX_INLINE real step_total(const vec& e) { return P::lane_sum(e); }
     static SMX_INLINE real step_total(const vec& a, const vec& b) { return P::lane_sum(a, b); }
 
+    struct held_sum { // of a row in registers, each term in double
+        typename P::half s;
+
+        SMX_INLINE held_sum() : s(P::set_half(0)) {}
+        SMX_INLINE void add(const vec& x) { s = s + fold(x); }
+        SMX_INLINE real total() const { return P::lane_sum(s); }
+    };
+
     // The sums of products of rows of one step: in double, of one row or of eight; s and <p, t>, to a float.
     using folded = typename P::half;
     using eight = eight_sums<typename P::wide_lanes>;
@@ -622,6 +630,12 @@ struct rows<P, double> : term_rows<P, double> {
         const vec s = a + b, b_part = s - a;
         return P::lane_sum(s, (a - (s - b_part)) + (b - b_part));
     }
+
+    struct held_sum : base::dekker_sum { // of a row in registers
+        SMX_INLINE held_sum() : base::dekker_sum() {}
+        SMX_INLINE void add(const vec& x) { base::dekker_sum::add(x); }
+        SMX_INLINE pair total() const { return P::lane_sum(this->upper(), this->lo); }
+    };
 
     // The sums of products of rows of one step, of one row or of eight: s as hi + lo.
     using folded = vec;

@@ -404,26 +404,22 @@ struct held_row {
         else
             return V::count(largest);
     }
-    template <std::size_t k>
-    SMX_INLINE void add_pairs(typename V::sum& sum) const
+    template <std::size_t k = 0>
+    SMX_INLINE void add_terms(typename V::held_sum& sum) const
     {
-        sum.add(once[k] + once[k + 1]);
-        if constexpr (k + 2 < steps)
-            add_pairs<k + 2>(sum);
+        sum.add(once[k]);
+        if constexpr (k + 1 < steps)
+            add_terms<k + 1>(sum);
     }
-    SMX_INLINE typename V::wide total() const // pairs first
+    SMX_INLINE typename V::wide total() const // each term by itself: the largest is not 1, and has an error of its own
     {
         if constexpr (steps == 1)
             return V::step_total(once[0]);
         else if constexpr (steps == 2)
-            return V::step_total(once[0] + once[1]);
-        else if constexpr (steps == 3)
-            return V::step_total(once[0] + once[1], once[2]);
-        else if constexpr (steps == 4)
-            return V::step_total(once[0] + once[1], once[2] + once[3]);
+            return V::step_total(once[0], once[1]);
         else {
-            typename V::sum sum;
-            add_pairs<0>(sum);
+            typename V::held_sum sum;
+            add_terms(sum);
             return sum.total();
         }
     }
