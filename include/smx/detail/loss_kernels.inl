@@ -40,7 +40,7 @@ struct store_label_loss {
     {
         const typename V::step_shift shift = V::step_shift_of(max, V::unit_scale());
         const std::size_t largest = row.find_tail(max, shift);
-        const typename V::wide tail = V::tail(row.total(), largest);
+        const typename V::wide tail = row.tail(largest);
         V::store(loss, V::first(1), V::surprise(V::broadcast(labelled), max, shift, V::log1p(tail)));
     }
 };

@@ -404,13 +404,14 @@ struct held_row {
         else
             return V::count(largest);
     }
-    template <std::size_t k = 0>
-    SMX_INLINE void add_terms(typename V::held_sum& sum) const
+    template <std::size_t k = 0, class Sum>
+    SMX_INLINE void add_terms(Sum& sum) const
     {
         sum.add(once[k]);
         if constexpr (k + 1 < steps)
             add_terms<k + 1>(sum);
     }
+    template <class Sum>
     SMX_INLINE typename V::wide total() const // each term by itself: the largest is not 1, and has an error of its own
     {
         if constexpr (steps == 1)
@@ -418,10 +419,14 @@ struct held_row {
         else if constexpr (steps == 2)
             return V::step_total(once[0], once[1]);
         else {
-            typename V::held_sum sum;
+            Sum sum;
             add_terms(sum);
             return sum.total();
         }
+    }
+    SMX_INLINE typename V::wide tail(std::size_t largest) const // all terms may be tiny
+    {
+        return V::tail(total<typename V::sum>(), largest);
     }
     template <std::size_t k>
     SMX_INLINE void store(typename V::scalar* out, const typename V::vec& y, const typename V::vec& absent) const
@@ -494,7 +499,7 @@ struct store_softmax {
         const typename V::loose_scale loose = V::loose_scale_of(scale);
         row.find_terms(loose);
         row.settle(V::whole_of(max, loose));
-        row.store_quotients(probs, V::inverse(row.total()));
+        row.store_quotients(probs, V::inverse(row.template total<typename V::held_sum>()));
     }
 };
 
@@ -563,7 +568,7 @@ struct store_log_softmax {
     {
         const typename V::step_shift shift = V::step_shift_of(max, scale);
         const std::size_t largest = row.find_tail(max, shift);
-        row.store_log_probs(log_probs, shift, V::log1p(V::tail(row.total(), largest)));
+        row.store_log_probs(log_probs, shift, V::log1p(row.tail(largest)));
     }
 };
 
@@ -576,7 +581,7 @@ struct store_logsumexp {
     SMX_INLINE void operator()(Row& row, const typename V::vec& max) const
     {
         const std::size_t largest = row.find_tail(max, V::step_shift_of(max, V::unit_scale()));
-        V::store(out, V::first(1), V::plus(max, V::log1p(V::tail(row.total(), largest))));
+        V::store(out, V::first(1), V::plus(max, V::log1p(row.tail(largest))));
     }
 };
 
