@@ -93,6 +93,7 @@ SMX_INLINE void log_softmax_jacobian(const Probs& probs, Jacobian&& jacobian)
 // softmax_jvp: J v, the directional derivative of softmax: out_i = p_i sum_j p_j (v_i - v_j)
 //
 // Shapes   probs [n], tangent [n], out [n]; out may be either input
+// Range    |v_i| up to a quarter of the largest number of the type: beyond it a difference may overflow
 // Special  p_i = 0: out_i = 0 whatever finite or infinite tangent. A NaN among the probs, or in a tangent where p_i > 0,
 //          reaches every i with p_i > 0.
 // Error    <= 8 u p_i sum_{j != i} p_j (|v_i| + |v_j|), adversarial rows 12  [tests/accuracy.test.cpp: "softmax_jvp"]

@@ -240,7 +240,11 @@ struct floats {
     }
     static SMX_INLINE vec magic() { return set1(wide_arithmetic<float>::magic); } // its last bit is 1/16
     static SMX_INLINE vec sixteenths(vec x, vec c, vec m) { return _mm512_fmadd_round_ps(x, c, m, nearest); }
-    static SMX_INLINE vec sixteenths_in_any_mode(vec x, vec c, vec m) { return sixteenths(x, c, m); }
+    static SMX_INLINE vec sixteenths_in_any_mode(vec x, vec c, vec m) // as AVX2 can: ties are common far from 0
+    {
+        const vec k = _mm512_maskz_roundscale_round_ps(0xffff, x * c * set1(16), 0, _MM_FROUND_NO_EXC);
+        return fma(k, set1(0.0625f), m);
+    }
     static SMX_INLINE vec rounded_sum(vec x, vec m) { return _mm512_maskz_add_round_ps(0xffff, x, m, nearest); }
     static SMX_INLINE bool rounds_to_nearest() { return true; } // sixteenths does, in any mode
 
@@ -484,7 +488,11 @@ struct doubles {
     static SMX_INLINE vec fnma(vec a, vec b, vec c) { return _mm512_fnmadd_pd(a, b, c); }
     static SMX_INLINE vec magic() { return set1(wide_arithmetic<double>::magic); }
     static SMX_INLINE vec sixteenths(vec x, vec c, vec m) { return _mm512_fmadd_round_pd(x, c, m, nearest); }
-    static SMX_INLINE vec sixteenths_in_any_mode(vec x, vec c, vec m) { return sixteenths(x, c, m); }
+    static SMX_INLINE vec sixteenths_in_any_mode(vec x, vec c, vec m)
+    {
+        const vec k = _mm512_maskz_roundscale_round_pd(ones, x * c * set1(16), 0, _MM_FROUND_NO_EXC);
+        return fma(k, set1(0.0625), m);
+    }
     static SMX_INLINE vec rounded_sum(vec x, vec m) { return _mm512_maskz_add_round_pd(ones, x, m, nearest); }
     static SMX_INLINE bool rounds_to_nearest() { return true; } // sixteenths does, in any mode
 
