@@ -395,20 +395,14 @@ void matrix_softmax_jvp(const typename V::scalar* in, const typename V::scalar* 
         row_softmax_jvp<V>(in + r * stride, with + r * stride, out + r * stride, n);
 }
 
-template <class V>
-void matrix_log_softmax_jvp(const typename V::scalar* in, const typename V::scalar* with, typename V::scalar* out,
-                            std::size_t rows, std::size_t n, std::size_t stride)
+// one row after the other
+template <class V,
+          void (*row_product)(const typename V::scalar*, const typename V::scalar*, typename V::scalar*, std::size_t)>
+void matrix_of_products(const typename V::scalar* in, const typename V::scalar* with, typename V::scalar* out,
+                        std::size_t rows, std::size_t n, std::size_t stride)
 {
     for (std::size_t r = 0; r < rows; ++r)
-        row_log_softmax_jvp<V>(in + r * stride, with + r * stride, out + r * stride, n);
-}
-
-template <class V>
-void matrix_log_softmax_vjp(const typename V::scalar* in, const typename V::scalar* with, typename V::scalar* out,
-                            std::size_t rows, std::size_t n, std::size_t stride)
-{
-    for (std::size_t r = 0; r < rows; ++r)
-        row_log_softmax_vjp<V>(in + r * stride, with + r * stride, out + r * stride, n);
+        row_product(in + r * stride, with + r * stride, out + r * stride, n);
 }
 
 // ---- columns --------------------------------------------------------------------------------------------------------
@@ -427,9 +421,8 @@ struct column_strip {
     typename V::lane_terms sum[vectors];
     typename V::factor inverse[vectors];
 
-    SMX_INLINE column_strip(const typename V::scalar* x_, typename V::scalar* p_, std::size_t rows_,
-                            std::size_t stride_, std::size_t width_)
-        : x(x_), p(p_), rows(rows_), stride(stride_), width(width_)
+    SMX_INLINE column_strip(std::size_t rows_, std::size_t stride_)
+        : x(nullptr), p(nullptr), rows(rows_), stride(stride_), width(0)
     {
     }
 
@@ -494,20 +487,28 @@ struct column_strip {
                 step<pass>(v, first, last, V::first(width - v * V::lanes));
         }
     }
-    SMX_INLINE std::size_t used() const { return (width + V::lanes - 1) / V::lanes; }
+    // false: a max is far from 0
+    SMX_INLINE bool is_done(const typename V::scalar* first, typename V::scalar* out, std::size_t columns)
+    {
+        x = first;
+        p = out;
+        width = columns;
+        const std::size_t used = (width + V::lanes - 1) / V::lanes;
+        walk_rows<0>();
+        for (std::size_t v = 0; v < used; ++v)
+            if (V::any_far(max[v], V::unit_scale()))
+                return false;
+        for (std::size_t v = 0; v < used; ++v) {
+            shift[v] = V::step_shift_of(max[v], V::unit_scale());
+            sum[v] = typename V::lane_terms();
+        }
+        walk_rows<1>();
+        for (std::size_t v = 0; v < used; ++v)
+            inverse[v] = V::lane_reciprocal(sum[v].total());
+        walk_rows<2>();
+        return true;
+    }
 };
-
-// what is left when every max is known and none is far from 0
-template <class V>
-void finish_strip(column_strip<V>& strip)
-{
-    for (std::size_t v = 0; v < strip.used(); ++v)
-        strip.shift[v] = V::step_shift_of(strip.max[v], V::unit_scale());
-    strip.template walk_rows<1>();
-    for (std::size_t v = 0; v < strip.used(); ++v)
-        strip.inverse[v] = V::lane_reciprocal(strip.sum[v].total());
-    strip.template walk_rows<2>();
-}
 
 // The same for columns so short that the strip is copied, each vector of columns in a row: rows a power of two apart would
 // push each other out of the cache in every pass.
@@ -605,23 +606,17 @@ struct short_strip {
     }
 };
 
-// columns first ... last - 1 of a matrix of `stride` columns; `anyhow` does those with a max far from 0, and only those: a
-// column's bits do not depend on its neighbours, nor on how many of them fit into a strip
 template <class V>
 using any_columns = void (*)(const typename V::scalar*, typename V::scalar*, std::size_t, std::size_t, std::size_t,
                              std::size_t);
 
-template <class V>
-SMX_INLINE bool is_far_column(const typename V::scalar& max)
+// columns first ... last - 1 of a matrix of `stride` columns, in strips of at most `most`; `anyhow` does those with a max far
+// from 0, and only those: a column's bits do not depend on its neighbours, nor on how many of them fit into a strip
+template <class V, class Strip>
+void strips_softmax(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
+                    std::size_t first, std::size_t last, std::size_t most, any_columns<V> anyhow)
 {
-    return V::any_far(V::broadcast(&max), V::unit_scale());
-}
-
-template <class V>
-void strips_of_short_columns(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
-                             std::size_t first, std::size_t last, std::size_t most, any_columns<V> anyhow)
-{
-    short_strip<V> strip(rows, stride);
+    Strip strip(rows, stride);
     for (std::size_t c = first; c < last; c += most) {
         const std::size_t width = last - c < most ? last - c : most;
         if (strip.is_done(x + c, p + c, width))
@@ -631,7 +626,7 @@ void strips_of_short_columns(const typename V::scalar* x, typename V::scalar* p,
             V::store(max + v * V::lanes, V::every(), strip.max[v]);
         std::size_t near = 0; // columns near ... j - 1 are not far
         for (std::size_t j = 0; j <= width; ++j)
-            if (j == width || is_far_column<V>(max[j])) {
+            if (j == width || V::any_far(V::broadcast(max + j), V::unit_scale())) {
                 if (near < j)
                     strip.is_done(x + c + near, p + c + near, j - near);
                 if (j < width)
@@ -639,50 +634,6 @@ void strips_of_short_columns(const typename V::scalar* x, typename V::scalar* p,
                 near = j + 1;
             }
     }
-}
-
-template <class V>
-void strips_of_long_columns(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
-                            std::size_t first, std::size_t last, any_columns<V> anyhow)
-{
-    constexpr std::size_t most = column_strip<V>::vectors * V::lanes;
-    for (std::size_t c = first; c < last; c += most) {
-        column_strip<V> strip(x + c, p + c, rows, stride, last - c < most ? last - c : most);
-        strip.template walk_rows<0>();
-        typename V::scalar max[most];
-        bool far = false;
-        for (std::size_t v = 0; v < strip.used(); ++v) {
-            V::store(max + v * V::lanes, V::every(), strip.max[v]);
-            far = far || V::any_far(strip.max[v], V::unit_scale());
-        }
-        if (!far) {
-            finish_strip<V>(strip);
-            continue;
-        }
-        std::size_t near = 0; // columns near ... j - 1 are not far
-        for (std::size_t j = 0; j <= strip.width; ++j)
-            if (j == strip.width || is_far_column<V>(max[j])) {
-                if (near < j) {
-                    column_strip<V> part(x + c + near, p + c + near, rows, stride, j - near);
-                    part.template walk_rows<0>();
-                    finish_strip<V>(part);
-                }
-                if (j < strip.width)
-                    anyhow(x, p, rows, stride, c + j, c + j + 1);
-                near = j + 1;
-            }
-    }
-}
-
-template <class V>
-void strips_softmax(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
-                    std::size_t first, std::size_t last, any_columns<V> anyhow)
-{
-    const std::size_t vectors = rows == 0 ? 0 : short_strip<V>::width(rows);
-    if (vectors >= 2)
-        strips_of_short_columns<V>(x, p, rows, stride, first, last, vectors * V::lanes, anyhow);
-    else if (rows != 0)
-        strips_of_long_columns<V>(x, p, rows, stride, first, last, anyhow);
 }
 
 // One column, one lane, any entries.
@@ -722,8 +673,12 @@ template <class V>
 void columns_softmax(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
                      std::size_t first, std::size_t last, any_columns<V> anyhow)
 {
-    if constexpr (V::lanes > 1)
-        strips_softmax<V>(x, p, rows, stride, first, last, anyhow);
-    else
+    if constexpr (V::lanes > 1) {
+        const std::size_t vectors = rows == 0 ? 0 : short_strip<V>::width(rows);
+        if (vectors >= 2)
+            strips_softmax<V, short_strip<V>>(x, p, rows, stride, first, last, vectors * V::lanes, anyhow);
+        else if (rows != 0)
+            strips_softmax<V, column_strip<V>>(x, p, rows, stride, first, last, 4 * V::lanes, anyhow);
+    } else
         each_column_softmax<V>(x, p, rows, stride, first, last);
 }

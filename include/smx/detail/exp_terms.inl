@@ -76,6 +76,11 @@ struct eight_sums {
         const vec s = a + b, b_part = s - a;
         return {s, ((a - (s - b_part)) + (b - b_part)) + lo};
     }
+    static SMX_INLINE pairs fast_two_sum_of(const vec& hi, const vec& lo)
+    {
+        const vec s = hi + lo;
+        return {s, lo - (s - hi)};
+    }
     static SMX_INLINE pairs pair_halves(const vec& a, const vec& b)
     {
         return two_sum_of(W::low_halves(a, b), W::high_halves(a, b), W::zero());
@@ -89,8 +94,7 @@ struct eight_sums {
         const pairs even = pair_quarters(pair_halves(x[0], x[2]), pair_halves(x[4], x[6]));
         const pairs odd = pair_quarters(pair_halves(x[1], x[3]), pair_halves(x[5], x[7]));
         const pairs s = two_sum_of(W::even_lanes(even.hi, odd.hi), W::odd_lanes(even.hi, odd.hi), W::zero());
-        const vec lo = s.lo + (W::even_lanes(even.lo, odd.lo) + W::odd_lanes(even.lo, odd.lo)), hi = s.hi + lo;
-        return {hi, lo - (hi - s.hi)};
+        return fast_two_sum_of(s.hi, s.lo + (W::even_lanes(even.lo, odd.lo) + W::odd_lanes(even.lo, odd.lo)));
     }
 };
 
@@ -121,14 +125,15 @@ struct term_rows : P, wide_arithmetic<T> {
     }
     static SMX_INLINE some where_short(const bool* mask, std::size_t n)
     {
+        const std::size_t half = half_of_short(n);
         std::uint64_t low = 0, high = 0;
-        if (half_of_short(n) == 8) {
+        if (half == 8) {
             __builtin_memcpy(&low, mask, 8);
             __builtin_memcpy(&high, mask + n - 8, 8);
-        } else if (half_of_short(n) == 4) {
+        } else if (half == 4) {
             __builtin_memcpy(&low, mask, 4);
             __builtin_memcpy(reinterpret_cast<unsigned char*>(&low) + 4, mask + n - 4, 4);
-        } else if (half_of_short(n) == 2) {
+        } else if (half == 2) {
             __builtin_memcpy(&low, mask, 2);
             __builtin_memcpy(reinterpret_cast<unsigned char*>(&low) + 2, mask + n - 2, 2);
         } else
@@ -316,12 +321,22 @@ struct rows<P, float> : term_rows<P, float> {
     using far = far_rows<P, float>;
     using precise = widened_floats<rows<typename P::wide_lanes, double>>;
 
+    // half of the lanes from a, half from b
+    static SMX_INLINE vec load_halves(const float* a, const float* b)
+    {
+        return P::join(_mm256_loadu_ps(a), _mm256_loadu_ps(b));
+    }
+    static SMX_INLINE void store_halves(float* a, float* b, const vec& x)
+    {
+        _mm256_storeu_ps(a, P::lower_half(x));
+        _mm256_storeu_ps(b, P::upper_half(x));
+    }
     // A row of 1 to 16 entries, of which no byte behind the last is touched: the halves of 16, 8, 4 or 2 lanes may overlap, and
     // the lanes behind repeat them.
     static SMX_INLINE vec load_short(const float* x, std::size_t n)
     {
         if (n >= 8)
-            return P::join(_mm256_loadu_ps(x), _mm256_loadu_ps(x + n - 8));
+            return load_halves(x, x + n - 8);
         __m128 low = _mm_set1_ps(*x), high = low;
         if (n >= 4) {
             low = _mm_loadu_ps(x);
@@ -336,10 +351,9 @@ struct rows<P, float> : term_rows<P, float> {
     {
         const __m256 eight = P::lower_half(v);
         const __m128 four = _mm256_castps256_ps128(eight);
-        if (n >= 8) {
-            _mm256_storeu_ps(x, eight);
-            _mm256_storeu_ps(x + n - 8, P::upper_half(v));
-        } else if (n >= 4) {
+        if (n >= 8)
+            store_halves(x, x + n - 8, v);
+        else if (n >= 4) {
             _mm_storeu_ps(x, four);
             _mm_storeu_ps(x + n - 4, _mm256_extractf128_ps(eight, 1));
         } else if (n >= 2) {
@@ -583,12 +597,23 @@ struct rows<P, double> : term_rows<P, double> {
     using brief = short_rows<P, double>;
     using far = far_rows<P, double>;
     using precise = rows;
+    using eight = eight_sums<P>;
 
+    // half of the lanes from a, half from b
+    static SMX_INLINE vec load_halves(const double* a, const double* b)
+    {
+        return P::join(_mm256_loadu_pd(a), _mm256_loadu_pd(b));
+    }
+    static SMX_INLINE void store_halves(double* a, double* b, const vec& x)
+    {
+        _mm256_storeu_pd(a, P::lower_half(x));
+        _mm256_storeu_pd(b, P::upper_half(x));
+    }
     // A row of 1 to 8 entries, as for floats.
     static SMX_INLINE vec load_short(const double* x, std::size_t n)
     {
         if (n >= 4)
-            return P::join(_mm256_loadu_pd(x), _mm256_loadu_pd(x + n - 4));
+            return load_halves(x, x + n - 4);
         __m128d low = _mm_set1_pd(*x), high = low;
         if (n >= 2) {
             low = _mm_loadu_pd(x);
@@ -601,10 +626,9 @@ struct rows<P, double> : term_rows<P, double> {
     {
         const __m256d four = P::lower_half(v);
         const __m128d two = _mm256_castpd256_pd128(four);
-        if (n >= 4) {
-            _mm256_storeu_pd(x, four);
-            _mm256_storeu_pd(x + n - 4, P::upper_half(v));
-        } else if (n >= 2) {
+        if (n >= 4)
+            store_halves(x, x + n - 4, v);
+        else if (n >= 2) {
             _mm_storeu_pd(x, two);
             _mm_storeu_pd(x + n - 2, _mm256_extractf128_pd(four, 1));
         } else
@@ -627,8 +651,8 @@ struct rows<P, double> : term_rows<P, double> {
     static SMX_INLINE pair step_total(const vec& e) { return P::lane_sum(e, P::zero()); }
     static SMX_INLINE pair step_total(const vec& a, const vec& b)
     {
-        const vec s = a + b, b_part = s - a;
-        return P::lane_sum(s, (a - (s - b_part)) + (b - b_part));
+        const typename eight::pairs s = eight::two_sum_of(a, b, P::zero());
+        return P::lane_sum(s.hi, s.lo);
     }
 
     struct held_sum : base::dekker_sum { // of a row in registers
@@ -639,7 +663,6 @@ struct rows<P, double> : term_rows<P, double> {
 
     // The sums of products of rows of one step, of one row or of eight: s as hi + lo.
     using folded = vec;
-    using eight = eight_sums<P>;
     static SMX_INLINE const vec& fold(const vec& x) { return x; }
     struct step_sum {
         double hi, lo;
@@ -666,20 +689,13 @@ struct rows<P, double> : term_rows<P, double> {
     }
 
     // The same where every lane is a row: its sums, hi + lo.
-    struct lane_wide {
-        vec hi, lo;
-    };
+    using lane_wide = typename eight::pairs;
     static SMX_INLINE lane_wide lane_widen(const vec& x) { return {x, P::zero()}; }
     static SMX_INLINE lane_wide lane_plus(const lane_wide& a, const lane_wide& b)
     {
-        const vec s = a.hi + b.hi, part = s - a.hi;
-        return {s, ((a.hi - (s - part)) + (b.hi - part)) + (a.lo + b.lo)};
+        return eight::two_sum_of(a.hi, b.hi, a.lo + b.lo);
     }
-    static SMX_INLINE lane_wide lane_total(const lane_wide& a)
-    {
-        const vec s = a.hi + a.lo;
-        return {s, a.lo - (s - a.hi)};
-    }
+    static SMX_INLINE lane_wide lane_total(const lane_wide& a) { return eight::fast_two_sum_of(a.hi, a.lo); }
     struct lane_terms : base::dekker_sum {
         SMX_INLINE lane_terms() : base::dekker_sum() {}
         SMX_INLINE void fold() {}

@@ -298,15 +298,6 @@ struct floats {
     // the same in both halves of the lanes
     static SMX_INLINE vec zip_low_in_halves(const vec& x, const vec& y) { return {zip(x.a, y.a).a, zip(x.b, y.b).a}; }
     static SMX_INLINE vec zip_high_in_halves(const vec& x, const vec& y) { return {zip(x.a, y.a).b, zip(x.b, y.b).b}; }
-    static SMX_INLINE vec load_halves(const float* a, const float* b)
-    {
-        return {_mm256_loadu_ps(a), _mm256_loadu_ps(b)};
-    }
-    static SMX_INLINE void store_halves(float* a, float* b, const vec& x)
-    {
-        _mm256_storeu_ps(a, x.a);
-        _mm256_storeu_ps(b, x.b);
-    }
     static SMX_INLINE vec zip(__m256 a, __m256 b)
     {
         const __m256 even = _mm256_unpacklo_ps(a, b), odd = _mm256_unpackhi_ps(a, b);
@@ -656,15 +647,6 @@ struct doubles {
     static SMX_INLINE vec zip_high(const vec& x, const vec& y) { return zip(x.b, y.b); }
     static SMX_INLINE vec zip_low_in_halves(const vec& x, const vec& y) { return {zip(x.a, y.a).a, zip(x.b, y.b).a}; }
     static SMX_INLINE vec zip_high_in_halves(const vec& x, const vec& y) { return {zip(x.a, y.a).b, zip(x.b, y.b).b}; }
-    static SMX_INLINE vec load_halves(const double* a, const double* b)
-    {
-        return {_mm256_loadu_pd(a), _mm256_loadu_pd(b)};
-    }
-    static SMX_INLINE void store_halves(double* a, double* b, const vec& x)
-    {
-        _mm256_storeu_pd(a, x.a);
-        _mm256_storeu_pd(b, x.b);
-    }
     static SMX_INLINE vec zip(__m256d a, __m256d b)
     {
         const __m256d even = _mm256_unpacklo_pd(a, b), odd = _mm256_unpackhi_pd(a, b);

@@ -158,15 +158,6 @@ struct floats {
         return _mm512_permutex2var_ps(a, _mm512_setr_epi32(4, 20, 5, 21, 6, 22, 7, 23, 12, 28, 13, 29, 14, 30, 15, 31),
                                       b);
     }
-    static SMX_INLINE vec load_halves(const float* a, const float* b)
-    {
-        return join(_mm256_loadu_ps(a), _mm256_loadu_ps(b));
-    }
-    static SMX_INLINE void store_halves(float* a, float* b, vec x)
-    {
-        _mm256_storeu_ps(a, lower_half(x));
-        _mm256_storeu_ps(b, upper_half(x));
-    }
     static SMX_INLINE vec root(vec a) // no compiler takes an estimate of the reciprocal instead, with any flags
     {
         __asm__("vsqrtps %0, %0" : "+v"(a));
@@ -409,15 +400,6 @@ struct doubles {
     static SMX_INLINE vec zip_high_in_halves(vec a, vec b)
     {
         return _mm512_permutex2var_pd(a, _mm512_setr_epi64(2, 10, 3, 11, 6, 14, 7, 15), b);
-    }
-    static SMX_INLINE vec load_halves(const double* a, const double* b)
-    {
-        return join(_mm256_loadu_pd(a), _mm256_loadu_pd(b));
-    }
-    static SMX_INLINE void store_halves(double* a, double* b, vec x)
-    {
-        _mm256_storeu_pd(a, lower_half(x));
-        _mm256_storeu_pd(b, upper_half(x));
     }
     static SMX_INLINE vec root(vec a) // no compiler takes an estimate of the reciprocal instead, with any flags
     {
