@@ -754,6 +754,32 @@ TEMPLATE_TEST_CASE("softmax_columns: a column's bits depend neither on its neigh
             }
 }
 
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__FAST_MATH__)
+
+TEMPLATE_TEST_CASE("softmax_columns: finite logits of any size raise no INVALID, DIVBYZERO or OVERFLOW flag",
+                   "[batch][columns]", float, double)
+{
+    using T = TestType;
+    random_source random(seed_of_all);
+    for (const std::size_t length : {1u, 2u, 3u, 17u, 40u, 300u})
+        for (const std::size_t count : {1u, 5u, 16u, 70u, 512u})
+            for (const double spread : {1.0, 25.0, 88.75, 300.0, 710.0, 3000.0, 1e6}) {
+                row<T> x(length * count), p(x.size());
+                for (T& logit : x)
+                    logit = rows::to<T>(random.between(-spread, spread));
+                x[random.below(x.size())] = rows::to<T>(spread);
+                for (const leaf<T>& by : leaves<T>()) {
+                    std::feclearexcept(FE_ALL_EXCEPT);
+                    columns<T>(by, x, p, count);
+                    const int raised = std::fetestexcept(FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW);
+                    CAPTURE(by.name(), length, count, spread);
+                    REQUIRE(raised == 0);
+                }
+            }
+}
+
+#endif
+
 TEMPLATE_TEST_CASE("softmax_columns: a NaN or an infinity at any place, a column of -inf", "[batch][columns]", float,
                    double)
 {

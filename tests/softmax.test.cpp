@@ -583,6 +583,94 @@ TEST_CASE("softmax, log_softmax, logsumexp: more than 2^24 equal floats are exac
     }
 }
 
+// e^(x - max) and their sum, in long double; entries of -inf are 0.
+struct long_row {
+    long double max = -std::numeric_limits<long double>::infinity(), sum = 0;
+};
+
+template <class T>
+long_row sum_of_long_row(const row<T>& x)
+{
+    long_row out;
+    for (const T& logit : x)
+        out.max = std::max(out.max, static_cast<long double>(logit));
+    for (const T& logit : x)
+        out.sum += std::exp(static_cast<long double>(logit) - out.max);
+    return out;
+}
+
+TEMPLATE_TEST_CASE(
+    "softmax, log_softmax, logsumexp: a row that no cache holds is within the bounds wherever its largest entry is",
+    "[softmax][log_softmax][long]", float, double)
+{
+    using T = TestType;
+    constexpr std::size_t n = (1u << 22) + 4096 + 77;
+    const T infinity = std::numeric_limits<T>::infinity(), far = std::is_same_v<T, float> ? T(-1e6f) : T(-1e13);
+    random_source random(seed_of_all);
+    row<T> normal(n);
+    for (T& logit : normal)
+        logit = rows::to<T>(5 * random.normal());
+    for (int kind = 0; kind < 6; ++kind) {
+        row<T> x = normal;
+        const auto fill = [&](std::size_t from, std::size_t count, T logit) {
+            std::fill_n(x.begin() + static_cast<std::ptrdiff_t>(from), count, logit);
+        };
+        if (kind == 1) // the sum of what came before is next to nothing, twice
+            x[n - 1] = x[n / 2] = T(60);
+        else if (kind == 2) // all in one block, the rest of a block far below
+            fill(4096, 4096, T(-400));
+        else if (kind == 3)
+            fill(3 * 4096 + 5, 3000, -infinity);
+        else if (kind == 4) // blocks of which no exponential is known: read as all other rows are
+            fill(8192, 4096, -infinity);
+        else if (kind == 5)
+            fill(12288, 4096, far);
+        const long_row exact = sum_of_long_row(x);
+        const long double log_sum = std::log(exact.sum);
+        row<T> first;
+        for (const leaf<T>& by : leaves<T>()) {
+            CAPTURE(by.name(), kind);
+            row<T> p(n + 3), y(n);
+            const std::span<T> probs = std::span<T>(p).subspan(3); // not at the start of a cache line
+            by.softmax(x, probs);
+            by.log_softmax(x, y);
+            double worst = 0, worst_log = 0;
+            for (std::size_t i = 0; i < n; i += i < 20000 || i + 9000 > n || i / 64 == n / 128 ? 1 : 97) {
+                const long double d = static_cast<long double>(x[i]) - exact.max;
+                const auto prob = static_cast<oracle::wide<T>>(std::exp(d) / exact.sum);
+                worst = std::max(worst, metric::softmax<T>(probs[i], prob));
+                if (x[i] == -infinity)
+                    REQUIRE(y[i] == -infinity);
+                else
+                    worst_log =
+                        std::max(worst_log, metric::log_softmax<T>(y[i], static_cast<oracle::wide<T>>(d - log_sum)));
+            }
+            CHECK(worst <= bound);
+            CHECK(worst_log <= bound);
+            T sum = 0;
+            by.logsumexp(x, sum);
+            const long double result = exact.max + log_sum;
+            CHECK(metric::logsumexp<T>(
+                      sum, static_cast<oracle::wide<T>>(result),
+                      static_cast<oracle::wide<T>>(std::max({std::abs(exact.max), log_sum, std::abs(result)}))) <= 2);
+            if (by.name() == std::string("avx2"))
+                first = p;
+            if (by.name() == std::string("avx512"))
+                REQUIRE(std::memcmp(first.data() + 3, probs.data(), n * sizeof(T)) == 0);
+            row<T> in_place = x;
+            by.softmax(in_place, in_place);
+            REQUIRE(std::memcmp(in_place.data(), probs.data(), n * sizeof(T)) == 0);
+            if (kind == 0) {
+                bits::put_nan(x[n / 3]);
+                by.softmax(x, probs);
+                for (std::size_t i = 0; i < n; i += 997)
+                    REQUIRE(bits::is_nan(probs[i]));
+                x[n / 3] = normal[n / 3];
+            }
+        }
+    }
+}
+
 // --- memory -----------------------------------------------------------------------------------------------------
 
 TEMPLATE_TEST_CASE("softmax, log_softmax: in place and out of place have the same bits",

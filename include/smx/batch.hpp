@@ -110,7 +110,7 @@ struct segment_slices {
     }
 };
 
-// The body that an executor calls: 64 slices at a time, on the stack, for one row function.
+// The body that an executor calls: 512 slices at a time, on the stack, for one row function.
 template <class T, class Slices, class Run>
 struct slice_pieces {
     Run run;
@@ -119,12 +119,13 @@ struct slice_pieces {
 
     SMX_INLINE void operator()(std::size_t first, std::size_t last) const
     {
-        row_slice<T> chunk[64];
+        constexpr std::size_t most = 512; // of 16 lengths, groups of 16 of one length
+        row_slice<T> chunk[most];
         std::size_t count = 0;
         const std::size_t end = end_of_unit(last, rows, rows_of_unit);
         for (std::size_t r = first * rows_of_unit; r < end; ++r) {
             chunk[count++] = slices.at(r);
-            if (count == 64) {
+            if (count == most) {
                 run(chunk, count);
                 count = 0;
             }
@@ -282,7 +283,7 @@ SMX_INLINE void product_rows(const char* function, Executor&& exec, const argume
 // Shapes   logits, probs: as row_layout says, of one size; may be the same memory. mask: row_length entries for all rows, or
 //          one entry for each of logits
 // Special, Error  as softmax: every row has the bits of softmax by itself
-// Cost     rows of at most 16 floats or 8 doubles, without a mask or with one for all rows: 16 or 8 at once, one in each
+// Cost     rows of at most 28 floats or 22 doubles, without a mask or with one for all rows: 16 or 8 at once, one in each
 //          vector lane
 // Throws   std::invalid_argument: sizes differ; row_length is 0, or more than row_stride; the size is no whole number of
 //          rows; probs partly overlaps logits or the mask; the mask has another size; temperature not in (0, inf)
@@ -499,7 +500,7 @@ SMX_INLINE void cross_entropy_gradient_rows(const Logits& logits, const Labels& 
 //
 // Shapes   logits, probs [rows * column_count]; may be the same memory
 // Special, Error  as softmax, for each column; the bits are not those of softmax_rows of the transposed matrix
-// Cost     vectorised across columns: no strided walk
+// Cost     vectorised across columns: no strided walk; where all logits are small, and probs is not logits, one pass less
 // Throws   std::invalid_argument: sizes differ; column_count is 0 or does not divide the size; probs partly overlaps logits
 template <executor Executor, readable_row Logits, writable_row Probs>
     requires same_scalar<Logits, Probs> && same_extent<Logits, Probs>
@@ -538,6 +539,7 @@ SMX_INLINE void softmax_columns(const Logits& logits, Probs&& probs, std::size_t
 // Shapes   logits, probs [n]; may be the same memory. offsets [rows + 1]: of any integer type, ascending from 0 to n; an
 //          empty row is allowed
 // Special, Error  as softmax: every row has the bits of softmax by itself
+// Cost     short rows of one length together, as in softmax_rows: 512 rows are looked at at a time
 // Throws   std::invalid_argument: sizes differ; offsets has no element, does not start at 0, does not ascend or does not end
 //          at n; probs partly overlaps logits, or overlaps offsets
 template <executor Executor, readable_row Logits, integer_row Offsets, writable_row Probs>

@@ -93,11 +93,12 @@ SMX_INLINE void log_softmax_jacobian(const Probs& probs, Jacobian&& jacobian)
 // softmax_jvp: J v, the directional derivative of softmax: out_i = p_i sum_j p_j (v_i - v_j)
 //
 // Shapes   probs [n], tangent [n], out [n]; out may be either input
-// Range    |v_i| up to a quarter of the largest number of the type: beyond it a difference may overflow
+// Range    |v_i|, and |v_i| sum p, up to a quarter of the largest number of the type: beyond it a difference may overflow
 // Special  p_i = 0: out_i = 0 whatever finite or infinite tangent. A NaN among the probs, or in a tangent where p_i > 0,
 //          reaches every i with p_i > 0.
 // Error    <= 8 u p_i sum_{j != i} p_j (|v_i| + |v_j|), adversarial rows 12  [tests/accuracy.test.cpp: "softmax_jvp"]
-// Cost     three reads of probs, two of tangent, a write of n
+// Cost     two reads of probs and of tangent, a write of n; where one probability outweighs all others a read of both more,
+//          and so where the probabilities of a short row do not sum to about 1
 // Throws   std::invalid_argument: sizes differ, out partly overlaps an input
 // Source   Gao & Pavel (2017), eq. (13), applied to v
 template <readable_row Probs, readable_row Tangent, writable_row Out>

@@ -13,7 +13,7 @@
 // ---- one row a lane -------------------------------------------------------------------------------------------------
 
 template <class V, std::size_t k = 0>
-SMX_INLINE void zip_halves(const typename V::vec (&from)[V::lanes], typename V::vec (&to)[V::lanes])
+SMX_INLINE void zip_halves(const typename V::vec* from, typename V::vec* to)
 {
     if constexpr (k < V::lanes / 2) {
         to[2 * k] = V::zip_low(from[k], from[k + V::lanes / 2]);
@@ -23,7 +23,7 @@ SMX_INLINE void zip_halves(const typename V::vec (&from)[V::lanes], typename V::
 }
 
 template <class V, std::size_t k = 0>
-SMX_INLINE void copy_vectors(const typename V::vec (&from)[V::lanes], typename V::vec (&to)[V::lanes])
+SMX_INLINE void copy_vectors(const typename V::vec* from, typename V::vec* to)
 {
     if constexpr (k < V::lanes) {
         to[k] = from[k];
@@ -33,7 +33,7 @@ SMX_INLINE void copy_vectors(const typename V::vec (&from)[V::lanes], typename V
 
 // Rows become columns by log2(lanes) perfect shuffles.
 template <class V, std::size_t done = 1>
-SMX_INLINE void transpose(typename V::vec (&x)[V::lanes])
+SMX_INLINE void transpose(typename V::vec* x)
 {
     typename V::vec zipped[V::lanes];
     zip_halves<V>(x, zipped);
@@ -98,118 +98,99 @@ SMX_INLINE void store_columns(const Rows& rows, std::size_t at, const typename V
     store_block<V>(rows, at, block);
 }
 
-// Up to V::lanes rows of at most V::lanes entries each, without a mask.
-template <class V>
-struct lane_rows {
-    using slice = row_slice<typename V::scalar>;
-    const slice* slices[V::lanes];
-    std::size_t count, shortest, longest;
-    static constexpr bool are_all = false; // count may be less than V::lanes
-
-    SMX_INLINE lane_rows() : count(0), shortest(V::lanes), longest(0) {}
-
-    SMX_INLINE bool is_full_with(const slice& row)
-    {
-        slices[count++] = &row;
-        shortest = row.n < shortest ? row.n : shortest;
-        longest = row.n > longest ? row.n : longest;
-        return count == V::lanes;
-    }
-    SMX_INLINE void clear()
-    {
-        count = 0;
-        shortest = V::lanes;
-        longest = 0;
-    }
-    SMX_INLINE void complete() // lanes without a row repeat the first
-    {
-        for (std::size_t r = count; r < V::lanes; ++r)
-            slices[r] = slices[0];
-    }
-    SMX_INLINE bool is_ragged() const { return shortest != longest; }
-
-    SMX_INLINE const typename V::scalar* in(std::size_t r) const { return slices[r]->in; }
-    SMX_INLINE typename V::scalar* out(std::size_t r) const { return slices[r]->out; }
-    SMX_INLINE std::size_t length(std::size_t r) const { return slices[r]->n; }
-};
-
-// V::lanes rows of a matrix, of one length of at most V::lanes.
+// V::lanes rows of a matrix, of one length.
 template <class V>
 struct matrix_rows {
     const typename V::scalar* in_;
     typename V::scalar* out_;
-    std::size_t longest, stride;
+    std::size_t n, stride;
     static constexpr std::size_t count = V::lanes;
-    static constexpr bool are_all = true;
 
-    SMX_INLINE matrix_rows(const typename V::scalar* in, typename V::scalar* out, std::size_t n, std::size_t stride_)
-        : in_(in), out_(out), longest(n), stride(stride_)
+    SMX_INLINE matrix_rows(const typename V::scalar* in, typename V::scalar* out, std::size_t n_, std::size_t stride_)
+        : in_(in), out_(out), n(n_), stride(stride_)
     {
     }
-    static SMX_INLINE constexpr bool is_ragged() { return false; }
     SMX_INLINE const typename V::scalar* in(std::size_t r) const { return in_ + r * stride; }
     SMX_INLINE typename V::scalar* out(std::size_t r) const { return out_ + r * stride; }
-    SMX_INLINE std::size_t length(std::size_t) const { return longest; }
 };
 
-// rows to columns; behind the end of a row stands its first entry
+// Slices of one length, without a mask, until there is one for each lane.
+template <class V>
+struct equal_slices {
+    using slice = row_slice<typename V::scalar>;
+    const slice* slices[V::lanes];
+    std::size_t n, count;
+
+    SMX_INLINE equal_slices() : n(0), count(0) {}
+
+    SMX_INLINE bool is_full_with(const slice& row)
+    {
+        slices[count++] = &row;
+        n = row.n;
+        return count == V::lanes;
+    }
+    SMX_INLINE void repeat_first() // in the lanes that are left
+    {
+        for (std::size_t r = count; r < V::lanes; ++r)
+            slices[r] = slices[0];
+    }
+    SMX_INLINE const typename V::scalar* in(std::size_t r) const { return slices[r]->in; }
+    SMX_INLINE typename V::scalar* out(std::size_t r) const { return slices[r]->out; }
+};
+
 template <class V, std::size_t r = 0, class Rows>
-SMX_INLINE void load_rows(const Rows& rows, const typename V::some& all_of_a_row, typename V::vec (&x)[V::lanes])
+SMX_INLINE void load_rows(const Rows& rows, const typename V::some& inside, typename V::vec* x)
 {
     if constexpr (r < V::lanes) {
-        if (!rows.is_ragged())
-            x[r] = V::load(rows.in(r), all_of_a_row, V::zero());
-        else
-            x[r] = V::load(rows.in(r), V::first(rows.length(r)), V::broadcast(rows.in(r)));
-        load_rows<V, r + 1>(rows, all_of_a_row, x);
+        x[r] = V::load(rows.in(r), inside, V::zero());
+        load_rows<V, r + 1>(rows, inside, x);
     } else
         transpose<V>(x);
 }
 
 template <class V, class Rows>
-SMX_INLINE void store_rows(const Rows& rows, const typename V::some& all_of_a_row, typename V::vec (&x)[V::lanes])
+SMX_INLINE void store_rows(const Rows& rows, const typename V::some& inside, typename V::vec* x)
 {
     transpose<V>(x);
-    for (std::size_t r = 0; r < rows.count; ++r)
-        V::store(rows.out(r), rows.is_ragged() ? V::first(rows.length(r)) : all_of_a_row, x[r]);
+    for (std::size_t r = 0; r < V::lanes; ++r)
+        V::store(rows.out(r), inside, x[r]);
 }
 
 // Blocks of half as many columns as there are lanes, which may overlap, are fewer shuffles and touch nothing else.
 template <class V, class Rows>
-SMX_INLINE bool in_blocks(const Rows& rows)
+SMX_INLINE void rows_to_columns(const Rows& rows, typename V::vec* x)
 {
-    return Rows::are_all && rows.longest >= V::lanes / 2;
+    constexpr std::size_t block = V::lanes / 2;
+    if (rows.n < block)
+        return load_rows<V>(rows, V::first(rows.n), x);
+    for (std::size_t at = 0; rows.n - at >= block; at += block)
+        load_columns<V>(rows, at, x);
+    if (rows.n % block != 0)
+        load_columns<V>(rows, rows.n - block, x);
 }
 template <class V, class Rows>
-SMX_INLINE void rows_to_columns(const Rows& rows, typename V::vec (&x)[V::lanes])
+SMX_INLINE void columns_to_rows(const Rows& rows, typename V::vec* x)
 {
-    if (!in_blocks<V>(rows))
-        return load_rows<V>(rows, V::first(rows.longest), x);
-    load_columns<V>(rows, 0, x);
-    if (rows.longest > V::lanes / 2)
-        load_columns<V>(rows, rows.longest - V::lanes / 2, x);
-}
-template <class V, class Rows>
-SMX_INLINE void columns_to_rows(const Rows& rows, typename V::vec (&x)[V::lanes])
-{
-    if (!in_blocks<V>(rows))
-        return store_rows<V>(rows, V::first(rows.longest), x);
-    store_columns<V>(rows, 0, x);
-    if (rows.longest > V::lanes / 2)
-        store_columns<V>(rows, rows.longest - V::lanes / 2, x);
+    constexpr std::size_t block = V::lanes / 2;
+    if (rows.n < block)
+        return store_rows<V>(rows, V::first(rows.n), x);
+    for (std::size_t at = 0; rows.n - at >= block; at += block)
+        store_columns<V>(rows, at, x);
+    if (rows.n % block != 0)
+        store_columns<V>(rows, rows.n - block, x);
 }
 
-// the sums of the lanes over x[0] ... x[n - 1], in the tree of V::step_total of a row of n entries as load_short has it
+// the sums of the lanes over x[0] ... x[n - 1], in the tree of V::held_total of a row of n entries as load_short has it
 template <class V>
-SMX_INLINE typename V::lane_wide lane_tree(const typename V::vec (&x)[V::lanes], std::size_t n)
+SMX_INLINE typename V::lane_wide lane_tree(const typename V::vec* x, std::size_t n, const typename V::vec& start)
 {
     constexpr std::size_t half = V::lanes / 2;
     typename V::lane_wide sums[half];
     std::size_t count = n < half ? n : half;
     for (std::size_t j = 0; j < count; ++j) {
-        sums[j] = V::lane_widen(x[j]);
+        sums[j] = V::lane_term(start, x[j]);
         if (j + n >= 2 * half)
-            sums[j] = V::lane_plus(sums[j], V::lane_widen(x[j + n - half]));
+            sums[j] = V::lane_plus(sums[j], V::lane_term(start, x[j + n - half]));
     }
     for (std::size_t quarter = half / 2; quarter > 0; quarter /= 2)
         if (quarter < count) {
@@ -220,45 +201,29 @@ SMX_INLINE typename V::lane_wide lane_tree(const typename V::vec (&x)[V::lanes],
     return V::lane_total(sums[0]);
 }
 
-// 1, 2, 3, ...: which lanes have an entry j
-template <class V, class Rows>
-SMX_INLINE typename V::vec lengths_of(const Rows& rows)
-{
-    typename V::scalar lengths[V::lanes];
-    for (std::size_t r = 0; r < V::lanes; ++r)
-        lengths[r] = static_cast<typename V::scalar>(static_cast<int>(rows.length(r)));
-    return V::load(lengths, V::every(), V::zero());
-}
-
 // mask: null, or one for all rows that lets something through
 template <class V, class Rows>
 void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale, const bool* mask)
 {
-    typename V::vec x[V::lanes];
+    typename V::vec x[V::most_in_lanes];
     rows_to_columns<V>(rows, x);
-    const std::size_t n = rows.longest;
-    typename V::vec max = x[mask == nullptr ? 0 : first_unmasked(mask, n)];
+    const std::size_t n = rows.n;
+    typename V::extent extent(x[mask == nullptr ? 0 : first_unmasked(mask, n)]);
     for (std::size_t j = 0; j < n; ++j)
         if (mask == nullptr || mask[j])
-            max = V::max(max, x[j]);
-    if (V::any_far(max, scale)) {
+            extent.add(x[j]);
+    const bool small = extent.is_small(scale);
+    if (!small && V::any_far(extent.max, scale)) {
         for (std::size_t r = 0; r < rows.count; ++r)
-            row_softmax<V>(rows.in(r), rows.out(r), rows.length(r), scale, mask);
+            row_softmax<V>(rows.in(r), rows.out(r), n, scale, mask);
         return;
     }
-    const typename V::loose_scale loose = V::loose_scale_of(scale);
-    const typename V::vec whole = V::whole_of(max, loose);
-    if (!rows.is_ragged())
-        for (std::size_t j = 0; j < n; ++j)
-            x[j] = mask == nullptr || mask[j] ? V::settled(V::loose_term_of(x[j], loose), whole) : V::zero();
-    else {
-        const typename V::vec lengths = lengths_of<V>(rows);
-        for (std::size_t j = 0; j < n; ++j) {
-            const typename V::vec index = V::set1(static_cast<typename V::scalar>(static_cast<int>(j)));
-            x[j] = V::keep(V::less_than(index, lengths), V::settled(V::loose_term_of(x[j], loose), whole));
-        }
-    }
-    const typename V::factor inverse = V::lane_reciprocal(lane_tree<V>(x, n));
+    const typename V::shift shift = V::loose_shift_of(small, extent.max, scale);
+    for (std::size_t j = 0; j < n; ++j)
+        x[j] = mask == nullptr || mask[j] ? V::exp_term(x[j], shift) : V::zero();
+    const typename V::vec start = V::start_of_terms(extent.max, scale, small);
+    const typename V::factor inverse =
+        V::lane_reciprocal(n <= V::lanes ? lane_tree<V>(x, n, start) : V::held_lanes(start, x, n));
     for (std::size_t j = 0; j < n; ++j)
         x[j] = mask == nullptr || mask[j] ? V::times(x[j], inverse) : V::zero();
     columns_to_rows<V>(rows, x);
@@ -282,14 +247,12 @@ struct eight_products {
             load_probs<r + 1>(inside, sums);
     }
     template <std::size_t r = 0>
-    SMX_INLINE void load_tangents(const typename V::some& inside, const typename V::step_sum (&masses)[8],
-                                  typename V::folded (&sums)[8])
+    SMX_INLINE void load_tangents(const typename V::some& inside, typename V::folded (&sums)[8])
     {
-        t[r] = tangent_in_step<V>(prob[r], V::keep(inside, prob[r]), V::broadcast(&masses[r].hi),
-                                  V::load_short(v + r * stride, n));
+        t[r] = tangent_in_step<V>(prob[r], V::keep(inside, prob[r]), V::load_short(v + r * stride, n));
         sums[r] = V::fold(V::keep(inside, prob[r] * t[r]));
         if constexpr (r + 1 < 8)
-            load_tangents<r + 1>(inside, masses, sums);
+            load_tangents<r + 1>(inside, sums);
     }
     template <std::size_t r = 0>
     SMX_INLINE void store_products(const typename V::step_sum (&masses)[8],
@@ -300,7 +263,7 @@ struct eight_products {
         if constexpr (r + 1 < 8)
             store_products<r + 1>(masses, dots);
     }
-    SMX_INLINE bool done() // false: a row is tiny
+    SMX_INLINE bool done() // false: a row is tiny, or its sum not 1 but for rounding
     {
         const typename V::some inside = V::inside_short(n);
         typename V::folded sums[8];
@@ -309,11 +272,14 @@ struct eight_products {
         load_probs(inside, sums);
         V::masses_of(sums, masses);
         SMX_LAUNDER(masses);
-        load_tangents(inside, masses, sums);
+        load_tangents(inside, sums);
         V::dots_of(sums, dots);
         SMX_LAUNDER(dots);
         if (V::is_tiny(V::load(dots, V::every(), V::zero())))
             return false;
+        for (const typename V::step_sum& mass : masses)
+            if (!is_one_but_for_rounding<V>(mass.hi))
+                return false;
         store_products(masses, dots);
         return true;
     }
@@ -326,18 +292,21 @@ void slices_softmax(const row_slice<typename V::scalar>* slices, std::size_t cou
                     const exp_scale<typename V::scalar>& scale)
 {
     if constexpr (V::lanes > 1) {
-        lane_rows<V> rows;
+        equal_slices<V> of_length[V::most_in_lanes + 1];
         for (std::size_t r = 0; r < count; ++r)
-            if (slices[r].n > V::lanes || slices[r].mask != nullptr)
+            if (slices[r].n > V::most_in_lanes || slices[r].mask != nullptr)
                 row_softmax<V>(slices[r].in, slices[r].out, slices[r].n, scale, slices[r].mask);
-            else if (slices[r].n != 0 && rows.is_full_with(slices[r])) {
-                softmax_lanes<V>(rows, scale, nullptr);
-                rows.clear();
+            else if (slices[r].n != 0 && of_length[slices[r].n].is_full_with(slices[r])) {
+                softmax_lanes<V>(of_length[slices[r].n], scale, nullptr);
+                of_length[slices[r].n].count = 0;
             }
-        if (rows.count != 0) {
-            rows.complete();
-            softmax_lanes<V>(rows, scale, nullptr);
-        }
+        for (equal_slices<V>& rows : of_length)
+            if (rows.count > V::lanes * 5 / 8) {
+                rows.repeat_first();
+                softmax_lanes<V>(rows, scale, nullptr);
+            } else
+                for (std::size_t r = 0; r < rows.count; ++r)
+                    row_softmax<V>(rows.in(r), rows.out(r), rows.n, scale, nullptr);
     } else
         for (std::size_t r = 0; r < count; ++r)
             row_softmax<V>(slices[r].in, slices[r].out, slices[r].n, scale, slices[r].mask);
@@ -366,7 +335,7 @@ void matrix_softmax(const typename V::scalar* in, typename V::scalar* out, std::
 {
     std::size_t r = 0;
     if constexpr (V::lanes > 1)
-        if (n <= V::lanes && (mask == nullptr || first_unmasked(mask, n) != n))
+        if (n <= V::most_in_lanes && (mask == nullptr || first_unmasked(mask, n) != n))
             for (; rows - r >= V::lanes; r += V::lanes)
                 softmax_lanes<V>(matrix_rows<V>(in + r * stride, out + r * stride, n, stride), scale, mask);
     for (; r < rows; ++r)
@@ -408,7 +377,8 @@ void matrix_of_products(const typename V::scalar* in, const typename V::scalar* 
 // ---- columns --------------------------------------------------------------------------------------------------------
 
 // Up to four vectors of columns, walked in blocks of rows: what they share of a page or a cache line is used while it is
-// there. A lane holds one column, and all that belongs to it.
+// there. A lane holds one column, and all that belongs to it. Where all logits are small no max is needed: it would be a pass
+// of its own. The bits are the same, since then both the terms and their sum differ by a power of two.
 template <class V>
 struct column_strip {
     static constexpr std::size_t vectors = 4, block = 16;
@@ -416,13 +386,14 @@ struct column_strip {
     const typename V::scalar* x;
     typename V::scalar* p;
     std::size_t rows, stride, width; // width <= vectors V::lanes columns
+    bool fetches, seen_small;
     typename V::vec max[vectors];
-    typename V::step_shift shift[vectors];
-    typename V::lane_terms sum[vectors];
+    typename V::lane_wide sum[vectors];
     typename V::factor inverse[vectors];
 
     SMX_INLINE column_strip(std::size_t rows_, std::size_t stride_)
-        : x(nullptr), p(nullptr), rows(rows_), stride(stride_), width(0)
+        : x(nullptr), p(nullptr), rows(rows_), stride(stride_), width(0),
+          fetches(stride_ > 1048576 / sizeof(typename V::scalar) / rows_), seen_small(false)
     {
     }
 
@@ -435,25 +406,43 @@ struct column_strip {
             best = V::max(best, V::load(row, inside, V::zero()));
         max[v] = best;
     }
-    template <class Inside>
+    SMX_INLINE void fetch(std::size_t at) const
+    {
+        V::fetch(x + at);
+        V::fetch(p + at);
+    }
+    // each term by itself, as in a row in registers
+    template <bool small, class Inside>
     SMX_INLINE void exp_and_sum(std::size_t v, std::size_t first, std::size_t last, Inside inside)
     {
-        const typename V::step_shift s = shift[v];
-        typename V::lane_terms terms = sum[v];
+        const exp_scale<typename V::scalar>& scale = V::unit_scale();
+        const typename V::shift s = V::loose_shift_of(small, max[v], scale);
+        typename V::lane_wide terms = first == 0 ? V::lane_zero() : sum[v];
         std::size_t at = first * stride + v * V::lanes, i = first;
-        for (; last - i >= 2; i += 2, at += 2 * stride) { // pairs first
-            const typename V::vec a = V::exp_in_step(V::load(x + at, inside, max[v]), s);
-            const typename V::vec b = V::exp_in_step(V::load(x + at + stride, inside, max[v]), s);
-            V::store(p + at, inside, a);
-            V::store(p + at + stride, inside, b);
-            terms.add(a + b);
+        if constexpr (small) { // of others no exponential is taken: it might raise a flag
+            typename V::extent seen(V::zero());
+            for (std::size_t j = first; j < last; ++j)
+                seen.add(V::in_register(V::load(x + j * stride + v * V::lanes, inside, V::zero())));
+            seen_small = seen.is_small(scale);
+            if (!seen_small)
+                return;
+        }
+        for (; last - i >= 2; i += 2, at += 2 * stride) {
+            typename V::vec e[] = {V::load(x + at, inside, V::zero()), V::load(x + at + stride, inside, V::zero())};
+            if (fetches && rows - last >= block) { // of the next block
+                fetch(at + block * stride);
+                fetch(at + (block + 1) * stride);
+            }
+            V::exp_terms(e, s);
+            V::store(p + at, inside, e[0]);
+            V::store(p + at + stride, inside, e[1]);
+            terms = V::lane_add(V::lane_add(terms, e[0]), e[1]);
         }
         if (i < last) {
-            const typename V::vec e = V::exp_in_step(V::load(x + at, inside, max[v]), s);
+            const typename V::vec e = V::exp_term(V::load(x + at, inside, V::zero()), s);
             V::store(p + at, inside, e);
-            terms.add(e);
+            terms = V::lane_add(terms, e);
         }
-        terms.fold();
         sum[v] = terms;
     }
     template <class Inside>
@@ -471,19 +460,21 @@ struct column_strip {
         if constexpr (pass == 0)
             find_max(v, first, last, inside);
         else if constexpr (pass == 1)
-            exp_and_sum(v, first, last, inside);
+            exp_and_sum<false>(v, first, last, inside);
+        else if constexpr (pass == 2)
+            exp_and_sum<true>(v, first, last, inside);
         else
             scale(v, first, last, inside);
     }
     template <int pass>
     SMX_INLINE void walk_rows()
     {
-        for (std::size_t first = 0; first < rows; first += block) {
+        for (std::size_t first = 0; first < rows && seen_small; first += block) {
             const std::size_t last = rows - first < block ? rows : first + block;
             std::size_t v = 0;
-            for (; (v + 1) * V::lanes <= width; ++v)
+            for (; (v + 1) * V::lanes <= width && seen_small; ++v)
                 step<pass>(v, first, last, V::every());
-            if (v * V::lanes < width)
+            if (v * V::lanes < width && seen_small)
                 step<pass>(v, first, last, V::first(width - v * V::lanes));
         }
     }
@@ -494,56 +485,63 @@ struct column_strip {
         p = out;
         width = columns;
         const std::size_t used = (width + V::lanes - 1) / V::lanes;
-        walk_rows<0>();
-        for (std::size_t v = 0; v < used; ++v)
-            if (V::any_far(max[v], V::unit_scale()))
-                return false;
-        for (std::size_t v = 0; v < used; ++v) {
-            shift[v] = V::step_shift_of(max[v], V::unit_scale());
-            sum[v] = typename V::lane_terms();
-        }
-        walk_rows<1>();
-        for (std::size_t v = 0; v < used; ++v)
-            inverse[v] = V::lane_reciprocal(sum[v].total());
+        seen_small = x != p; // else nothing may be stored before all is known to be small
         walk_rows<2>();
+        if (!seen_small) {
+            seen_small = true;
+            walk_rows<0>();
+            for (std::size_t v = 0; v < used; ++v)
+                if (V::any_far(max[v], V::unit_scale()))
+                    return false;
+            walk_rows<1>();
+        }
+        for (std::size_t v = 0; v < used; ++v)
+            inverse[v] = V::lane_reciprocal(V::lane_total(sum[v]));
+        walk_rows<3>();
         return true;
     }
 };
 
-// The same for columns so short that the strip is copied, each vector of columns in a row: rows a power of two apart would
+// The same for columns so short that the strip is copied, each vector of columns in a row, where the rows of the matrix would
 // push each other out of the cache in every pass.
 template <class V>
 struct short_strip {
     static constexpr std::size_t bytes = 32768;
     alignas(64) typename V::scalar copy[bytes / sizeof(typename V::scalar)];
     std::size_t rows, stride;
-    typename V::vec max[4];
-    typename V::step_shift shift;
+    typename V::vec max[4], low[4];
     typename V::factor inverse[4];
 
     SMX_INLINE short_strip(std::size_t rows_, std::size_t stride_) : rows(rows_), stride(stride_) {}
 
-    // vectors of columns that fit, at most 4
-    static SMX_INLINE std::size_t width(std::size_t rows)
+    // vectors of columns that fit, at most 4; 0: the matrix needs no copy
+    static SMX_INLINE std::size_t width(std::size_t rows, std::size_t stride)
     {
+        const std::size_t row_bytes = stride * sizeof(typename V::scalar);
         const std::size_t most = bytes / (V::lanes * sizeof(typename V::scalar)) / rows;
-        return most < 4 ? most : 4;
+        return row_bytes % 2048 != 0 || most < 2 ? 0 : most < 4 ? most : 4;
     }
     SMX_INLINE typename V::scalar* at(std::size_t v, std::size_t i) { return copy + (v * rows + i) * V::lanes; }
 
+    SMX_INLINE void keep(std::size_t v, std::size_t i, const typename V::vec& logits)
+    {
+        typename V::extent seen(logits);
+        if (i != 0) {
+            seen.max = V::max(max[v], logits);
+            seen.low = V::lower(low[v], logits);
+        }
+        max[v] = seen.max;
+        low[v] = seen.low;
+        V::store(at(v, i), V::every(), logits);
+    }
     template <std::size_t vectors, std::size_t v, class Inside>
     SMX_INLINE void load_row(const typename V::scalar* x, std::size_t i, Inside last)
     {
         if constexpr (v + 1 < vectors) {
-            const typename V::vec logits = V::load(x + v * V::lanes, V::every(), V::zero());
-            max[v] = i == 0 ? logits : V::max(max[v], logits);
-            V::store(at(v, i), V::every(), logits);
+            keep(v, i, V::load(x + v * V::lanes, V::every(), V::zero()));
             load_row<vectors, v + 1>(x, i, last);
-        } else {
-            const typename V::vec logits = V::load(x + v * V::lanes, last, V::zero());
-            max[v] = i == 0 ? logits : V::max(max[v], logits);
-            V::store(at(v, i), V::every(), logits);
-        }
+        } else
+            keep(v, i, V::load(x + v * V::lanes, last, V::zero()));
     }
     template <std::size_t vectors, std::size_t v, class Inside>
     SMX_INLINE void store_row(typename V::scalar* p, std::size_t i, Inside last)
@@ -557,26 +555,26 @@ struct short_strip {
     }
     SMX_INLINE void exp_and_sum(std::size_t v)
     {
-        const typename V::step_shift s = V::step_shift_of(max[v], V::unit_scale());
-        typename V::lane_terms terms;
+        const exp_scale<typename V::scalar>& scale = V::unit_scale();
+        typename V::extent seen(max[v]);
+        seen.low = low[v];
+        const typename V::shift s = V::loose_shift_of(seen.is_small(scale), max[v], scale);
+        typename V::lane_wide terms = V::lane_zero();
         typename V::scalar* row = at(v, 0);
         std::size_t i = 0;
-        for (; rows - i >= 2; i += 2, row += 2 * V::lanes) { // pairs first
-            const typename V::vec a = V::exp_in_step(V::load(row, V::every(), V::zero()), s);
-            const typename V::vec b = V::exp_in_step(V::load(row + V::lanes, V::every(), V::zero()), s);
-            V::store(row, V::every(), a);
-            V::store(row + V::lanes, V::every(), b);
-            terms.add(a + b);
-            if (i % 128 == 126)
-                terms.fold();
+        for (; rows - i >= 2; i += 2, row += 2 * V::lanes) {
+            typename V::vec e[] = {V::load(row, V::every(), V::zero()), V::load(row + V::lanes, V::every(), V::zero())};
+            V::exp_terms(e, s);
+            V::store(row, V::every(), e[0]);
+            V::store(row + V::lanes, V::every(), e[1]);
+            terms = V::lane_add(V::lane_add(terms, e[0]), e[1]);
         }
         if (i < rows) {
-            const typename V::vec e = V::exp_in_step(V::load(row, V::every(), V::zero()), s);
+            const typename V::vec e = V::exp_term(V::load(row, V::every(), V::zero()), s);
             V::store(row, V::every(), e);
-            terms.add(e);
+            terms = V::lane_add(terms, e);
         }
-        terms.fold();
-        inverse[v] = V::lane_reciprocal(terms.total());
+        inverse[v] = V::lane_reciprocal(V::lane_total(terms));
     }
     // false: a max is far from 0
     template <std::size_t vectors, class Inside>
@@ -674,8 +672,8 @@ void columns_softmax(const typename V::scalar* x, typename V::scalar* p, std::si
                      std::size_t first, std::size_t last, any_columns<V> anyhow)
 {
     if constexpr (V::lanes > 1) {
-        const std::size_t vectors = rows == 0 ? 0 : short_strip<V>::width(rows);
-        if (vectors >= 2)
+        const std::size_t vectors = rows == 0 ? 0 : short_strip<V>::width(rows, stride);
+        if (vectors != 0)
             strips_softmax<V, short_strip<V>>(x, p, rows, stride, first, last, vectors * V::lanes, anyhow);
         else if (rows != 0)
             strips_softmax<V, column_strip<V>>(x, p, rows, stride, first, last, 4 * V::lanes, anyhow);

@@ -6,7 +6,8 @@
 //   e^((x - max) / t) = 2^((k - K) div 16) 2^(j/16) 2^(r - f),   j = (k - K) mod 16.
 // A row of more than one vector takes f into its own table, P_j = 2^(j/16 - f): the subtraction then costs nothing an entry.
 // P_j is rounded, and delta_j is its relative rounding error: e = P_j + P_j (q(r) + delta_j), q(r) = 2^r - 1. The largest
-// term is 1 exactly. A row in registers takes f nowhere: its terms are e^((x - max) / t) 2^f, see loose_term.
+// term is 1 exactly. A row in registers, a column and a row that no cache holds take f nowhere: their terms are
+// e^((x - max) / t) 2^f, see loose_shift_of.
 //
 // Not a header: each vector leaf includes it after its primitives P: memory and masks, set1, fma (a b + c), fms (a b - c),
 // fnma (c - a b), sixteenths (a b + m, rounded to nearest: with m near magic it has k in its last bits), and powers, a table
@@ -15,38 +16,75 @@
 template <class P, class T>
 struct rows;
 template <class P, class T>
-struct short_rows;
-template <class P, class T>
 struct far_rows;
 template <class Doubles>
 struct widened_floats;
 
-// q(r) + last, q(r) = 2^r - 1, by tests/coefficients.sollya
+// q(r) = 2^r - 1 where |r| <= 1/32, by tests/coefficients.sollya: coefficients of r^n ... r
 template <class T>
 struct series;
 
 template <>
-struct series<float> {
-    template <class P> // |r| <= 1/32: absolute error 2^-28.7
-    static SMX_INLINE typename P::vec of(const typename P::vec& r, const typename P::vec& last)
-    {
-        typename P::vec q = P::fma(r, P::set1(0x1.c6ad9ap-5f), P::set1(0x1.ebff92p-3f));
-        q = P::fma(r, q, P::set1(0x1.62e43p-1f));
-        return P::fma(r, q, last);
-    }
+struct series<float> { // absolute error 2^-28.7
+    static constexpr float coefficients[] = {0x1.c6ad9ap-5f, 0x1.ebff92p-3f, 0x1.62e43p-1f};
 };
 
 template <>
-struct series<double> {
-    template <class P> // |r| <= 1/32: absolute error 2^-56
-    static SMX_INLINE typename P::vec of(const typename P::vec& r, const typename P::vec& last)
+struct series<double> { // absolute error 2^-56
+    static constexpr double coefficients[] = {0x1.430a7604c93ep-13, 0x1.5d897cfeadb47p-10, 0x1.3b2ab6fad1e0fp-7,
+                                              0x1.c6b08d6f2d79cp-5, 0x1.ebfbdff82c597p-3,  0x1.62e42fefa39f3p-1};
+};
+
+// Several vectors in turn, instruction by instruction: what is ready comes early, and none waits for the one before.
+template <class P, std::size_t... k>
+struct in_turn {
+    using vec = typename P::vec;
+    static constexpr std::size_t count = sizeof...(k);
+
+    // q(r) + last
+    template <class T, std::size_t i = 0>
+    static SMX_INLINE void add_series(const vec (&r)[count], vec (&q)[count], const vec (&last)[count])
     {
-        typename P::vec q = P::fma(r, P::set1(0x1.430a7604c93ep-13), P::set1(0x1.5d897cfeadb47p-10));
-        q = P::fma(r, q, P::set1(0x1.3b2ab6fad1e0fp-7));
-        q = P::fma(r, q, P::set1(0x1.c6b08d6f2d79cp-5));
-        q = P::fma(r, q, P::set1(0x1.ebfbdff82c597p-3));
-        q = P::fma(r, q, P::set1(0x1.62e42fefa39f3p-1));
-        return P::fma(r, q, last);
+        constexpr std::size_t degree = sizeof(series<T>::coefficients) / sizeof(T);
+        const vec coefficient = P::set1(series<T>::coefficients[i]);
+        if constexpr (i == 0)
+            ((q[k] = coefficient), ...);
+        else
+            ((q[k] = P::fma(r[k], q[k], coefficient)), ...);
+        if constexpr (i + 1 < degree)
+            add_series<T, i + 1>(r, q, last);
+        else
+            ((q[k] = P::fma(r[k], q[k], last[k])), ...);
+    }
+    // x becomes 2^(n/16 + r), n in its last bits
+    template <class Powers>
+    static SMX_INLINE void power(vec (&x)[count], const vec (&n)[count], const vec (&r)[count], const Powers& powers)
+    {
+        const vec delta[] = {powers.delta(n[k])...};
+        const vec t[] = {powers.power(n[k])...};
+        vec q[count];
+        add_series<typename P::scalar>(r, q, delta);
+        ((x[k] = P::fma(t[k], q[k], t[k])), ...);
+    }
+    // x becomes e^((x - max) / t), by a table of the row
+    template <class Shift>
+    static SMX_INLINE void exp_by_table(vec (&x)[count], const Shift& s)
+    {
+        if (s.clamps)
+            ((x[k] = P::at_least(s.lowest, x[k])), ...);
+        const vec n[] = {P::sixteenths(x[k], s.scale_hi, s.magic)...};
+        const vec rounded[] = {P::fms(x[k], s.scale_hi, n[k] - s.magic)...};
+        const vec r[] = {P::fma(x[k], s.scale_lo, rounded[k])...};
+        power(x, n, r, s.powers);
+    }
+    // the same by the table of all rows
+    template <class Shift, class Powers>
+    static SMX_INLINE void exp_of_difference(vec (&x)[count], const Shift& s, const Powers& powers)
+    {
+        const vec n[] = {P::rounded_sum(P::fma(x[k], s.scale_hi, s.minus_scaled_max), P::magic())...};
+        const vec rounded[] = {(P::fms(x[k], s.scale_hi, n[k] - s.magic) - s.fraction)...};
+        const vec r[] = {P::fma(x[k], s.scale_lo, rounded[k])...};
+        power(x, n, r, powers);
     }
 };
 
@@ -104,15 +142,15 @@ struct term_rows : P, wide_arithmetic<T> {
     using scalar = T;
     using typename P::some;
     using typename P::vec;
-    using terms = series<T>;
     using numbers = wide_arithmetic<T>;
     static constexpr bool is_rare = false;
 
-    static constexpr std::size_t brief_length = 160;
     static constexpr std::size_t cached_length = (std::size_t{1} << 24) / sizeof(T); // 16 MB in, 16 MB out
+    static constexpr std::size_t streamed_length = std::size_t{1} << 22; // from there on memory takes longer
 
     // stores that pass the cache by, in order with all others from end_of_stream() on; whole steps start at a cache line
     static SMX_INLINE void end_of_stream() { _mm_sfence(); }
+    static SMX_INLINE void fetch(const T* x) { __builtin_prefetch(x); } // to the cache
     static SMX_INLINE std::size_t entries_to_line(const T* x)
     {
         return (64 - reinterpret_cast<std::uintptr_t>(x) % 64) % 64 / sizeof(T);
@@ -155,15 +193,10 @@ struct term_rows : P, wide_arithmetic<T> {
         return P::count(P::less_than(P::abs(max), P::set1(scale.reach))) != P::lanes || !P::rounds_to_nearest();
     }
 
-    // max c = K/16 + f
-    struct origin {
-        vec magic;    // x c + magic has k - K in its last bits
-        vec fraction; // f
-    };
-    static SMX_INLINE origin origin_of(const vec& max, const vec& sixteenths, const vec& scale_hi, const vec& scale_lo)
+    // max c = K/16 + f: x c + (magic - K/16) has k - K in its last bits
+    static SMX_INLINE vec fraction_of(const vec& max, const vec& rounded, const vec& scale_hi, const vec& scale_lo)
     {
-        const vec k = sixteenths - P::magic();
-        return {P::magic() - k, P::fma(max, scale_lo, P::fms(max, scale_hi, k))};
+        return P::fma(max, scale_lo, P::fms(max, scale_hi, rounded));
     }
 
     // How the table of the powers 2^(j/16) becomes that of a row: times 1 + w. power is rounded, delta its relative rounding
@@ -182,6 +215,14 @@ struct term_rows : P, wide_arithmetic<T> {
         }
     };
 
+    static SMX_INLINE vec q_plus(const vec& r, const vec& last)
+    {
+        const vec one_r[] = {r}, one_last[] = {last};
+        vec q[1];
+        in_turn<P, 0>::template add_series<T>(one_r, q, one_last);
+        return q[0];
+    }
+
     // One step of a row that has no more: every lane may have a max of its own.
     struct step_shift {
         vec lowest; // below it e counts as what it is there: 2^33 such terms are less than the smallest subnormal
@@ -190,94 +231,126 @@ struct term_rows : P, wide_arithmetic<T> {
     };
     static SMX_INLINE step_shift step_shift_of(const vec& max, const exp_scale<T>& scale)
     {
-        const vec unit = P::set1(scale.unit), hi = P::set1(scale.near_hi), lo = P::set1(scale.near_lo);
-        const origin o = origin_of(max, P::sixteenths(max, hi, P::magic()), hi, lo);
-        return {max - P::set1(scale.depth), hi, lo, o.magic, o.fraction, P::zero() - max * hi, max * unit, unit,
-                P::set1(scale.inverse_hi)};
+        const vec hi = P::set1(scale.near_hi), rounded = P::sixteenths(max, hi, P::magic()) - P::magic();
+        return {
+            max - P::set1(scale.depth), // no named vector: GCC 12 copies them in halves, and then waits for the whole
+            P::set1(scale.near_hi),     P::set1(scale.near_lo),
+            P::magic() - rounded,       fraction_of(max, rounded, scale),
+            P::zero() - max * hi,       max * P::set1(scale.unit),
+            P::set1(scale.unit),        P::set1(scale.inverse_hi)};
     }
     static SMX_INLINE vec exp_in_step(const vec& x, const step_shift& s)
     {
-        const vec clamped = P::at_least(s.lowest, x);
-        const vec k = P::rounded_sum(P::fma(clamped, s.scale_hi, s.minus_scaled_max), P::magic());
-        const vec r = P::fma(clamped, s.scale_lo, P::fms(clamped, s.scale_hi, k - s.magic) - s.fraction);
-        const typename P::powers powers{unturned{}};
-        const vec t = powers.power(k);
-        return P::fma(t, terms::template of<P>(r, powers.delta(k)), t);
+        vec e[] = {P::at_least(s.lowest, x)};
+        in_turn<P, 0>::exp_of_difference(e, s, typename P::powers{unturned{}});
+        return e[0];
+    }
+    static SMX_INLINE void exps_in_step(vec (&x)[2], const step_shift& s)
+    {
+        x[0] = P::at_least(s.lowest, x[0]);
+        x[1] = P::at_least(s.lowest, x[1]);
+        in_turn<P, 0, 1>::exp_of_difference(x, s, typename P::powers{unturned{}});
     }
 
-    // A row that stays in registers does not wait for its max: e^(x/t) = 2^(k/16) (1 + q) as it is, and then a whole number,
-    // max c rounded, is taken from k/16. The largest term is between 2^-1/2 and 2^1/2.
-    struct loose_scale {
-        vec lowest, hi, lo; // lowest: no x that counts is below it
+    // In every lane the largest of the entries seen, and the lowest if that is negative. A NaN may be lost.
+    struct extent {
+        vec max, low;
+
+        explicit SMX_INLINE extent(const vec& first) : max(first), low(first) {}
+        SMX_INLINE void add(const vec& x)
+        {
+            max = P::max(max, x);
+            low = P::lower(low, x);
+        }
+        SMX_INLINE void add(const extent& other)
+        {
+            max = P::max(max, other.max);
+            low = P::lower(low, other.low);
+        }
+        // All |x| are so small that e^(x/t) needs no origin: |x c| <= 30, or 300.
+        SMX_INLINE bool is_small(const exp_scale<T>& scale) const
+        {
+            const vec limit = P::set1(scale.depth * T(numbers::small_part));
+            return P::count(P::less_than(limit, max)) == 0 && P::none_below(low, P::zero() - limit) &&
+                   P::rounds_to_nearest();
+        }
     };
-    struct loose_term {
-        vec k, q;
-    };
-    static SMX_INLINE loose_scale loose_scale_of(const exp_scale<T>& scale)
-    {
-        return {P::set1(-scale.reach - scale.depth), P::set1(scale.near_hi), P::set1(scale.near_lo)};
-    }
-    static SMX_INLINE vec whole_of(const vec& max, const loose_scale& s)
+
+    // N, max c rounded, and what that leaves
+    static SMX_INLINE vec whole_of(const vec& max, const exp_scale<T>& scale)
     {
         const vec magic = P::set1(16 * numbers::magic);
-        return P::sixteenths(max, s.hi, magic) - magic;
+        return P::sixteenths(max, P::set1(scale.near_hi), magic) - magic;
     }
-    static SMX_INLINE loose_term loose_term_of(const vec& x, const loose_scale& s)
+    static SMX_INLINE vec fraction_of(const vec& max, const vec& whole, const exp_scale<T>& scale)
     {
-        const vec clamped = P::at_least(s.lowest, x);
-        const vec k = P::sixteenths(clamped, s.hi, P::magic());
-        const vec r = P::fma(clamped, s.lo, P::fms(clamped, s.hi, k - P::magic()));
-        return {k, terms::template of<P>(r, typename P::powers{unturned{}}.delta(k))};
-    }
-    static SMX_INLINE vec settled(const loose_term& term, const vec& whole)
-    {
-        const vec k = P::at_least(P::set1(numbers::magic - numbers::exponent_depth), term.k - whole);
-        const vec t = typename P::powers{unturned{}}.power(k);
-        return P::fma(t, term.q, t);
+        return fraction_of(max, whole, P::set1(scale.near_hi), P::set1(scale.near_lo));
     }
 
     // A row with its table.
     struct shift : step_shift {
         typename P::powers powers;
+        bool clamps = true; // some entry may be below lowest
+
+        SMX_INLINE void clamp_if_needed(const extent& x)
+        {
+            clamps = !(P::lane0(this->lowest) < 0 && P::none_below(x.low, this->lowest));
+        }
     };
     static SMX_INLINE typename P::powers powers_of(const vec& fraction) // times 2^-f
     {
         const vec r = P::zero() - fraction;
-        return typename P::powers(turned{terms::template of<P>(r, P::zero())});
+        return typename P::powers(turned{q_plus(r, P::zero())});
     }
     static SMX_INLINE shift shift_of(const vec& max, const exp_scale<T>& scale)
     {
         const step_shift s = step_shift_of(max, scale);
         return {s, powers_of(s.fraction)};
     }
+    static SMX_INLINE shift shift_of(const extent& x, const exp_scale<T>& scale)
+    {
+        shift s = shift_of(x.max, scale);
+        s.clamp_if_needed(x);
+        return s;
+    }
+    // By the table of all rows: 2^bias e^(x/t) 2^-N; where all x are small, e^(x/t), which does not wait for max. No digit of a
+    // quotient is lost either way, so that its bits are the same. Every lane may have a max of its own.
+    static SMX_INLINE shift loose_shift_of(bool small, const vec& max, const exp_scale<T>& scale)
+    {
+        return {{small ? P::zero() : max - P::set1(scale.depth), P::set1(scale.near_hi), P::set1(scale.near_lo),
+                 small ? P::set1(numbers::magic - numbers::bias) : P::magic() - whole_of(max, scale), P::zero(),
+                 P::zero(), P::zero(), P::zero(), P::zero()},
+                typename P::powers{unturned{}},
+                !small};
+    }
     static SMX_INLINE vec power(const vec& x, const vec& k, const shift& s)
     {
         const vec r = P::fma(x, s.scale_lo, P::fms(x, s.scale_hi, k - s.magic));
         const vec t = s.powers.power(k);
-        return P::fma(t, terms::template of<P>(r, s.powers.delta(k)), t);
+        return P::fma(t, q_plus(r, s.powers.delta(k)), t);
     }
     static SMX_INLINE vec exp_term(const vec& x, const shift& s)
     {
-        const vec clamped = P::at_least(s.lowest, x);
-        return power(clamped, P::sixteenths(clamped, s.scale_hi, s.magic), s);
+        vec e[] = {x};
+        in_turn<P, 0>::exp_by_table(e, s);
+        return e[0];
     }
+    static SMX_INLINE void exp_terms(vec (&x)[2], const shift& s) { in_turn<P, 0, 1>::exp_by_table(x, s); }
 
     // A sum of terms as hi + lo. hi starts at what no term exceeds, so that s - hi is what x added, and lo takes the rest
     // without error (Dekker 1971).
     struct dekker_sum {
-        vec hi, lo;
+        vec hi, lo, start;
 
-        SMX_INLINE dekker_sum() : hi(start()), lo(P::zero()) {}
+        SMX_INLINE dekker_sum() : dekker_sum(P::set1(8 * numbers::two_to_bias)) {}
+        explicit SMX_INLINE dekker_sum(const vec& start_) : hi(start_), lo(P::zero()), start(start_) {}
         SMX_INLINE void add(const vec& x)
         {
             const vec s = hi + x;
             lo = lo + (x - (s - hi));
             hi = s;
         }
-        SMX_INLINE vec upper() const { return hi - start(); }
-
-    private:
-        static SMX_INLINE vec start() { return P::set1(8 * numbers::two_to_bias); }
+        SMX_INLINE vec upper() const { return hi - start; }
     };
 
     // A sum whose terms may be added in fours before they meet it: one more rounding.
@@ -287,6 +360,8 @@ struct term_rows : P, wide_arithmetic<T> {
         SMX_INLINE void add(const vec& a, const vec& b, const vec& c, const vec& d) { P::sum::add((a + b) + (c + d)); }
     };
 
+    static SMX_INLINE bool is_large_tail(real sum) { return power_of_two(numbers::bias) < sum; }
+    static SMX_INLINE bool is_large_tail(pair sum) { return is_large_tail(sum.hi); }
     static SMX_INLINE vec without_largest(const some& largest, const vec& e)
     {
         return P::select(largest, P::zero(), e);
@@ -317,7 +392,6 @@ struct rows<P, float> : term_rows<P, float> {
     using typename base::step_shift;
     using typename P::vec;
     using wide = real;
-    using brief = short_rows<P, float>;
     using far = far_rows<P, float>;
     using precise = widened_floats<rows<typename P::wide_lanes, double>>;
 
@@ -390,13 +464,18 @@ struct rows<P, float> : term_rows<P, float> {
     static SMX_INLINE real step_total(const vec& e) { return P::lane_sum(e); }
     static SMX_INLINE real step_total(const vec& a, const vec& b) { return P::lane_sum(a, b); }
 
-    struct held_sum { // of a row in registers, each term in double
+    // What no term of a row in registers exceeds: only doubles need it.
+    static SMX_INLINE vec start_of_terms(const vec&, const exp_scale<float>&, bool) { return P::zero(); }
+    struct held_sum {
         typename P::half s;
 
-        SMX_INLINE held_sum() : s(P::set_half(0)) {}
+        explicit SMX_INLINE held_sum(const vec&) : s(P::set_half(0)) {}
         SMX_INLINE void add(const vec& x) { s = s + fold(x); }
         SMX_INLINE real total() const { return P::lane_sum(s); }
     };
+    // the same of one step, or of two
+    static SMX_INLINE real held_total(const vec&, const vec& a) { return step_total(a); }
+    static SMX_INLINE real held_total(const vec&, const vec& a, const vec& b) { return step_total(a, b); }
 
     // The sums of products of rows of one step: in double, of one row or of eight; s and <p, t>, to a float.
     using folded = typename P::half;
@@ -405,6 +484,7 @@ struct rows<P, float> : term_rows<P, float> {
     struct step_sum {
         float hi;
     };
+    using mass_sum = typename P::sum;
     static SMX_INLINE step_sum mass_of(const folded& x) { return {static_cast<float>(P::lane_sum(x).value)}; }
     static SMX_INLINE float dot_of(const folded& x) { return static_cast<float>(P::lane_sum(x).value); }
     static SMX_INLINE void dots_of(const folded (&x)[8], float (&dots)[16]) // twice
@@ -422,35 +502,48 @@ struct rows<P, float> : term_rows<P, float> {
         return p * P::fms(P::set1(s.hi), t, P::set1(dot));
     }
 
-    // The same where every lane is a row: its sums, in double.
+    // The same where every lane is a row, of not so many entries that a row by itself is faster: its sums, in double.
+    static constexpr std::size_t most_in_lanes = 28;
     struct lane_wide {
         typename P::half lower, upper;
     };
     static SMX_INLINE lane_wide lane_widen(const vec& x) { return {P::low(x), P::high(x)}; }
+    static SMX_INLINE lane_wide lane_term(const vec&, const vec& x) { return lane_widen(x); }
     static SMX_INLINE lane_wide lane_plus(const lane_wide& a, const lane_wide& b)
     {
         return {a.lower + b.lower, a.upper + b.upper};
     }
     static SMX_INLINE const lane_wide& lane_total(const lane_wide& a) { return a; }
-    struct lane_terms { // fold() after at most 128 terms
-        typename base::dekker_sum terms;
-        lane_wide folded;
-
-        SMX_INLINE lane_terms() : terms(), folded{P::set_half(0), P::set_half(0)} {}
-        SMX_INLINE void add(const vec& x) { terms.add(x); }
-        SMX_INLINE void fold()
-        {
-            folded = lane_plus(folded, lane_plus(lane_widen(terms.upper()), lane_widen(terms.lo)));
-            terms = typename base::dekker_sum();
+    static SMX_INLINE lane_wide lane_zero() { return {P::set_half(0), P::set_half(0)}; }
+    static SMX_INLINE lane_wide lane_add(const lane_wide& sum, const vec& x) { return lane_plus(sum, lane_widen(x)); }
+    // the sum of a row of two steps or more, n entries x, as held_sum has it
+    static SMX_INLINE lane_wide held_lanes(const vec&, const vec* x, std::size_t n)
+    {
+        const std::size_t last = n - P::lanes, own = (n - 1) / P::lanes * P::lanes - last;
+        lane_wide sums[P::lanes / 2];
+        for (std::size_t j = 0; j < P::lanes / 2; ++j) {
+            sums[j] = lane_plus(lane_widen(x[j]), lane_widen(x[j + 8]));
+            for (std::size_t i = j + P::lanes; i - j < last; i += P::lanes)
+                sums[j] = lane_plus(sums[j], lane_plus(lane_widen(x[i]), lane_widen(x[i + 8])));
+            if (j >= own)
+                sums[j] = lane_plus(sums[j], lane_plus(lane_widen(x[last + j]), lane_widen(x[last + j + 8])));
+            else if (j + 8 >= own)
+                sums[j] = lane_plus(sums[j], lane_widen(x[last + j + 8]));
         }
-        SMX_INLINE const lane_wide& total() const { return folded; }
-    };
-
+        for (std::size_t half = P::lanes / 4; half > 0; half /= 2)
+            for (std::size_t j = 0; j < half; ++j)
+                sums[j] = lane_plus(sums[j], sums[j + half]);
+        return sums[0];
+    }
     static SMX_INLINE vec log_prob(const vec& x, const step_shift& s, real log1p_tail)
     {
         return P::fms(P::fms(x, s.unit, s.max_in_units), s.inverse, narrow(log1p_tail));
     }
     static SMX_INLINE vec plus(const vec& a, real b) { return narrow(lane(a) + b); }
+    static SMX_INLINE real less_fraction(real log, const vec& fraction) // log - fraction log 2
+    {
+        return log - lane(fraction) * real{0x1.62e42fefa39efp-1};
+    }
 
     struct factor {
         vec hi, lo;
@@ -519,22 +612,6 @@ struct rows<P, float> : term_rows<P, float> {
     static SMX_INLINE vec weigh(const vec& e, weight w, const vec& t) { return P::product_minus(e, w.value, t); }
 };
 
-// A row so short that a table of its own would take longer than it saves.
-template <class P, class T>
-struct short_rows : rows<P, T> {
-    using base = rows<P, T>;
-    static constexpr bool is_rare = true; // no unrolled code
-    using typename P::vec;
-    using shift = typename base::step_shift;
-    using term_sum = typename P::sum;
-
-    static SMX_INLINE shift shift_of(const vec& max, const exp_scale<T>& scale)
-    {
-        return base::step_shift_of(max, scale);
-    }
-    static SMX_INLINE vec exp_term(const vec& x, const shift& s) { return base::exp_in_step(x, s); }
-};
-
 // Where rounding is not to nearest, all rows come here: k is then rounded by an instruction.
 // A row far from 0 takes the difference first: exact for every x that counts. A row near 0 with an extreme temperature
 // takes none. Both in units in which neither the difference nor c leaves the range of the type.
@@ -560,11 +637,11 @@ struct far_rows<P, float> : rows<P, float> {
         const real start = origin + lowest * real{2} - distance * real{0.5};
         const vec hi = P::set1(scale.hi), lo = P::set1(scale.lo), after_unit = base::narrow(after);
         const vec scaled = near ? base::narrow(origin) * after_unit : P::zero();
-        const typename base::origin o =
-            base::origin_of(scaled, P::sixteenths_in_any_mode(scaled, hi, P::magic()), hi, lo);
-        return {{{P::zero(), hi, lo, o.magic, o.fraction, P::zero(), base::narrow(origin), P::zero(),
+        const vec rounded = P::sixteenths_in_any_mode(scaled, hi, P::magic()) - P::magic();
+        const vec fraction = base::fraction_of(scaled, rounded, hi, lo);
+        return {{{P::zero(), hi, lo, P::magic() - rounded, fraction, P::zero(), base::narrow(origin), P::zero(),
                   P::set1(scale.inverse_hi)},
-                 base::powers_of(o.fraction)},
+                 base::powers_of(fraction)},
                 base::narrow(before),
                 after_unit,
                 start < real{0} - largest ? P::minus_infinity() : base::narrow(start),
@@ -594,7 +671,6 @@ struct rows<P, double> : term_rows<P, double> {
     using typename base::step_shift;
     using typename P::vec;
     using wide = pair;
-    using brief = short_rows<P, double>;
     using far = far_rows<P, double>;
     using precise = rows;
     using eight = eight_sums<P>;
@@ -655,11 +731,34 @@ struct rows<P, double> : term_rows<P, double> {
         return P::lane_sum(s.hi, s.lo);
     }
 
-    struct held_sum : base::dekker_sum { // of a row in registers
-        SMX_INLINE held_sum() : base::dekker_sum() {}
+    // 2^7 times the largest term of a row in registers or more: the upper parts of terms, s - start in dekker_sum, are then
+    // multiples of 2^-46 of it, and all 64 of them are added without error.
+    static SMX_INLINE vec start_of_terms(const vec& max, const exp_scale<double>& scale, bool small)
+    {
+        const vec unbiased = base::whole_of(max, scale) + P::set1(base::numbers::magic - base::numbers::bias + 7);
+        return P::whole_power(small ? unbiased : P::set1(base::numbers::magic + 7));
+    }
+    struct held_sum : base::dekker_sum {
+        explicit SMX_INLINE held_sum(const vec& start_) : base::dekker_sum(start_) {}
         SMX_INLINE void add(const vec& x) { base::dekker_sum::add(x); }
-        SMX_INLINE pair total() const { return P::lane_sum(this->upper(), this->lo); }
+        SMX_INLINE pair total() const { return sum_of_parts(this->upper(), this->lo); }
     };
+    static SMX_INLINE vec upper_part(const vec& start, const vec& x) { return (start + x) - start; }
+    static SMX_INLINE pair sum_of_parts(const vec& hi, const vec& lo)
+    {
+        return fast_two_sum({P::lane_sum(hi)}, {P::lane_sum(lo)});
+    }
+    // the same of one step, or of two
+    static SMX_INLINE pair held_total(const vec& start, const vec& a)
+    {
+        const vec hi = upper_part(start, a);
+        return sum_of_parts(hi, a - hi);
+    }
+    static SMX_INLINE pair held_total(const vec& start, const vec& a, const vec& b)
+    {
+        const vec a_hi = upper_part(start, a), b_hi = upper_part(start, b);
+        return sum_of_parts(a_hi + b_hi, (a - a_hi) + (b - b_hi));
+    }
 
     // The sums of products of rows of one step, of one row or of eight: s as hi + lo.
     using folded = vec;
@@ -672,6 +771,9 @@ struct rows<P, double> : term_rows<P, double> {
         const pair s = P::lane_sum(x, P::zero());
         return {s.hi.value, s.lo.value};
     }
+    struct mass_sum : held_sum { // of a row in registers: s is about 1
+        SMX_INLINE mass_sum() : held_sum(P::set1(128)) {}
+    };
     static SMX_INLINE double dot_of(const vec& x) { return P::lane_sum(x); }
     static SMX_INLINE void dots_of(const vec (&x)[8], double (&dots)[8]) { P::store(dots, P::every(), eight::of(x)); }
     static SMX_INLINE void masses_of(const vec (&x)[8], step_sum (&masses)[8])
@@ -689,24 +791,57 @@ struct rows<P, double> : term_rows<P, double> {
     }
 
     // The same where every lane is a row: its sums, hi + lo.
+    static constexpr std::size_t most_in_lanes = 22;
     using lane_wide = typename eight::pairs;
-    static SMX_INLINE lane_wide lane_widen(const vec& x) { return {x, P::zero()}; }
-    static SMX_INLINE lane_wide lane_plus(const lane_wide& a, const lane_wide& b)
+    static SMX_INLINE lane_wide lane_term(const vec& start, const vec& x)
     {
-        return eight::two_sum_of(a.hi, b.hi, a.lo + b.lo);
+        const vec hi = upper_part(start, x);
+        return {hi, x - hi};
     }
+    static SMX_INLINE lane_wide lane_plus(const lane_wide& a, const lane_wide& b) { return {a.hi + b.hi, a.lo + b.lo}; }
     static SMX_INLINE lane_wide lane_total(const lane_wide& a) { return eight::fast_two_sum_of(a.hi, a.lo); }
-    struct lane_terms : base::dekker_sum {
-        SMX_INLINE lane_terms() : base::dekker_sum() {}
-        SMX_INLINE void fold() {}
-        SMX_INLINE lane_wide total() const { return lane_total({this->upper(), this->lo}); }
-    };
-
+    static SMX_INLINE lane_wide lane_zero() { return {P::zero(), P::zero()}; }
+    static SMX_INLINE lane_wide lane_add(const lane_wide& sum, const vec& x)
+    {
+        return eight::two_sum_of(sum.hi, x, sum.lo);
+    }
+    // the sum of a row of two steps or more, n entries x, as held_sum or held_total has it
+    static SMX_INLINE lane_wide held_lanes(const vec& start, const vec* x, std::size_t n)
+    {
+        const std::size_t last = n - P::lanes, own = (n - 1) / P::lanes * P::lanes - last;
+        vec hi[P::lanes], lo[P::lanes];
+        for (std::size_t j = 0; j < P::lanes; ++j) {
+            const vec last_term = j >= own ? x[last + j] : P::zero();
+            if (n <= 2 * P::lanes) {
+                const vec a_hi = upper_part(start, x[j]), b_hi = upper_part(start, last_term);
+                hi[j] = a_hi + b_hi;
+                lo[j] = (x[j] - a_hi) + (last_term - b_hi);
+            } else {
+                typename base::dekker_sum sum(start);
+                for (std::size_t i = j; i - j < last; i += P::lanes)
+                    sum.add(x[i]);
+                sum.add(last_term);
+                hi[j] = sum.upper();
+                lo[j] = sum.lo;
+            }
+        }
+        for (std::size_t half = P::lanes / 2; half > 0; half /= 2)
+            for (std::size_t j = 0; j < half; ++j) {
+                hi[j] = hi[j] + hi[j + half];
+                lo[j] = lo[j] + lo[j + half];
+            }
+        return lane_total({hi[0], lo[0]});
+    }
     static SMX_INLINE vec log_prob(const vec& x, const step_shift& s, pair log1p_tail)
     {
         return P::fms(P::fms(x, s.unit, s.max_in_units), s.inverse, narrow(log1p_tail));
     }
     static SMX_INLINE vec plus(const vec& a, pair b) { return narrow(wide_arithmetic<double>::plus(lane(a), b)); }
+    static SMX_INLINE pair less_fraction(pair log, const vec& fraction)
+    {
+        const real x = lane(fraction) * real{0x1.62e42fefa39efp-1};
+        return two_sum(log.hi, log.lo - x);
+    }
 
     struct factor {
         vec hi, lo;
@@ -837,11 +972,11 @@ struct far_rows<P, double> : rows<P, double> {
         const bool overflows = origin * real{0.5} + below * real{0.5} < real{0} - largest * real{0.5};
         const vec hi = P::set1(scale.hi), lo = P::set1(scale.lo), after_unit = base::narrow(after);
         const vec scaled = near ? base::narrow(origin) * after_unit : P::zero();
-        const typename base::origin o =
-            base::origin_of(scaled, P::sixteenths_in_any_mode(scaled, hi, P::magic()), hi, lo);
-        return {{{P::zero(), hi, lo, o.magic, o.fraction, P::zero(), base::narrow(origin), P::zero(),
+        const vec rounded = P::sixteenths_in_any_mode(scaled, hi, P::magic()) - P::magic();
+        const vec fraction = base::fraction_of(scaled, rounded, hi, lo);
+        return {{{P::zero(), hi, lo, P::magic() - rounded, fraction, P::zero(), base::narrow(origin), P::zero(),
                   P::set1(scale.inverse_hi)},
-                 base::powers_of(o.fraction)},
+                 base::powers_of(fraction)},
                 base::narrow(before),
                 after_unit,
                 overflows ? P::minus_infinity() : base::narrow(apart(origin + below)),

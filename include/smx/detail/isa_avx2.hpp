@@ -275,6 +275,18 @@ struct floats {
 
     using tally = avx2::tally<std::uint32_t>;
     static SMX_INLINE vec max(const vec& a, const vec& b) { return {_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
+    // the lower of two, if that is negative; by their bits, of which the lowest number has the largest, or a negative NaN
+    static SMX_INLINE vec lower(const vec& a, const vec& b) { return {lower(a.a, b.a), lower(a.b, b.b)}; }
+    static SMX_INLINE __m256 lower(__m256 a, __m256 b)
+    {
+        return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+    }
+    static SMX_INLINE bool none_below(const vec& a, const vec& limit) // limit < 0
+    {
+        const __m256 lowest = lower(limit.a, lower(a.a, a.b));
+        return _mm256_movemask_epi8(_mm256_cmpeq_epi32(_mm256_castps_si256(lowest), _mm256_castps_si256(limit.a))) ==
+               -1;
+    }
     static SMX_INLINE vec at_least(const vec& least, const vec& x)
     {
         return {max_or_second(least.a, x.a), max_or_second(least.b, x.b)};
@@ -626,6 +638,11 @@ struct doubles {
 
     using tally = avx2::tally<std::uint64_t>;
     static SMX_INLINE vec max(const vec& a, const vec& b) { return {_mm256_max_pd(a.a, b.a), _mm256_max_pd(a.b, b.b)}; }
+    static SMX_INLINE vec lower(const vec& a, const vec& b)
+    {
+        return {_mm256_min_pd(a.a, b.a), _mm256_min_pd(a.b, b.b)};
+    }
+    static SMX_INLINE bool none_below(const vec& a, const vec& limit) { return count(less_than(a, limit)) == 0; }
     static SMX_INLINE vec at_least(const vec& least, const vec& x)
     {
         return {max_or_second(least.a, x.a), max_or_second(least.b, x.b)};
@@ -740,6 +757,12 @@ struct doubles {
     static SMX_INLINE vec rounded_sum(const vec& x, const vec& m) { return x + m; }
     static SMX_INLINE bool rounds_to_nearest() { return current_mode_is_nearest(); }
 
+    static SMX_INLINE vec whole_power(const vec& k) { return {whole_power(k.a), whole_power(k.b)}; }
+    static SMX_INLINE __m256d whole_power(__m256d k) // 2^(k + bias), k a whole number
+    {
+        return _mm256_castsi256_pd(
+            _mm256_add_epi64(_mm256_set1_epi64x(0x5ff0000000000000), _mm256_slli_epi64(_mm256_castpd_si256(k), 48)));
+    }
     struct powers {
         __m256i bits[4]; // times 2^bias, less j sixteenths in the field of the exponent
         __m256d deltas[4];

@@ -123,6 +123,15 @@ struct floats {
 
     using tally = avx512::tally;
     static SMX_INLINE vec max(vec a, vec b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+    // the lower of two, if that is negative; by their bits, of which the lowest number has the largest, or a negative NaN
+    static SMX_INLINE vec lower(vec a, vec b)
+    {
+        return _mm512_castsi512_ps(_mm512_maskz_max_epu32(0xffff, _mm512_castps_si512(a), _mm512_castps_si512(b)));
+    }
+    static SMX_INLINE bool none_below(vec a, vec limit) // limit < 0
+    {
+        return _mm512_cmpgt_epu32_mask(_mm512_castps_si512(a), _mm512_castps_si512(limit)) == 0;
+    }
     // max of the two; x where x is NaN, with any flags
     static SMX_INLINE vec at_least(vec least, vec x)
     {
@@ -373,6 +382,14 @@ struct doubles {
 
     using tally = avx512::tally;
     static SMX_INLINE vec max(vec a, vec b) { return _mm512_maskz_max_pd(ones, a, b); }
+    static SMX_INLINE vec lower(vec a, vec b)
+    {
+        return _mm512_castsi512_pd(_mm512_maskz_max_epu64(ones, _mm512_castpd_si512(a), _mm512_castpd_si512(b)));
+    }
+    static SMX_INLINE bool none_below(vec a, vec limit)
+    {
+        return _mm512_cmpgt_epu64_mask(_mm512_castpd_si512(a), _mm512_castpd_si512(limit)) == 0;
+    }
     static SMX_INLINE vec at_least(vec least, vec x)
     {
         return _mm512_maskz_max_round_pd(ones, least, x, _MM_FROUND_NO_EXC);
@@ -478,6 +495,11 @@ struct doubles {
     static SMX_INLINE vec rounded_sum(vec x, vec m) { return _mm512_maskz_add_round_pd(ones, x, m, nearest); }
     static SMX_INLINE bool rounds_to_nearest() { return true; } // sixteenths does, in any mode
 
+    static SMX_INLINE vec whole_power(vec k) // 2^(k + bias), k a whole number
+    {
+        return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_set1_epi64(0x5ff0000000000000),
+                                                    _mm512_maskz_slli_epi64(ones, _mm512_castpd_si512(k), 48)));
+    }
     struct powers {
         __m512i bits_low, bits_high; // times 2^bias, less j sixteenths in the field of the exponent
         vec deltas_low, deltas_high;

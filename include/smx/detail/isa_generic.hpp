@@ -158,7 +158,8 @@ struct one_lane {
     static constexpr const char* name = "generic";
     static constexpr std::size_t lanes = 1;
     static constexpr bool is_rare = false;
-    static constexpr std::size_t brief_length = 0, cached_length = std::numeric_limits<std::size_t>::max();
+    static constexpr std::size_t cached_length = std::numeric_limits<std::size_t>::max(),
+                                 streamed_length = cached_length;
 
     static SMX_INLINE constexpr all every() { return {}; }
     static SMX_INLINE constexpr some first(std::size_t count) { return count != 0; }
@@ -196,6 +197,13 @@ struct one_lane {
     static SMX_INLINE constexpr some equals(some which, const vec& a, const vec& b) { return which && a == b; }
     static SMX_INLINE constexpr bool broadcast_equals(const T* x, const vec& a) { return vec{C(*x)} == a; }
     static SMX_INLINE constexpr std::size_t count(some which) { return which ? 1 : 0; }
+    struct extent {
+        vec max;
+
+        explicit SMX_INLINE constexpr extent(const vec& first) : max(first) {}
+        SMX_INLINE constexpr void add(const vec& x) { max = one_lane::max(max, x); }
+        SMX_INLINE constexpr void add(const extent& other) { add(other.max); }
+    };
     struct tally {
         std::size_t count;
         SMX_INLINE constexpr tally() : count(0) {}
@@ -257,7 +265,6 @@ struct lane : one_lane<T, T> {
     using wide = vec;
     using factor = vec;
     using far = lane;
-    using brief = lane;
     using precise = lane;
     using weight = vec;
 
@@ -437,7 +444,6 @@ template <>
 struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
     using factor = real;
     using far = lane;
-    using brief = lane;
     using precise = lane;
     using weight = real;
 
@@ -518,7 +524,6 @@ template <>
 struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     using factor = pair;
     using far = lane;
-    using brief = lane;
     using precise = lane;
 
     static SMX_INLINE constexpr real up() { return power_of_two(bias); }

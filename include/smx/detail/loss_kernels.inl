@@ -22,9 +22,9 @@ SMX_INLINE constexpr typename V::vec largest_logit(const typename V::scalar* log
 // Only where no gradient is wanted: -log_softmax of one entry.
 template <class V>
 SMX_INLINE constexpr typename V::vec label_loss(const typename V::scalar* logits, std::size_t n, std::size_t label,
-                                                const typename V::vec& max, const typename V::vec& first)
+                                                const typename V::shift& shift, const typename V::vec& max,
+                                                const typename V::vec& first)
 {
-    const typename V::shift shift = V::shift_of(max, V::unit_scale());
     const typename V::wide tail = tail_of_sum<V>(logits, n, every_entry<V>{}, shift, max, first);
     return V::surprise(V::broadcast(logits + label), max, shift, V::log1p(tail));
 }
@@ -36,12 +36,16 @@ struct store_label_loss {
     typename V::scalar* loss;
 
     template <class Row>
-    SMX_INLINE void operator()(Row& row, const typename V::vec& max) const
+    SMX_INLINE bool operator()(Row& row) const
     {
+        const typename V::vec max = V::reduce_max(row.max());
+        if (V::is_far(max, V::unit_scale()))
+            return false;
         const typename V::step_shift shift = V::step_shift_of(max, V::unit_scale());
         const std::size_t largest = row.find_tail(max, shift);
         const typename V::wide tail = row.tail(largest);
         V::store(loss, V::first(1), V::surprise(V::broadcast(labelled), max, shift, V::log1p(tail)));
+        return true;
     }
 };
 
@@ -51,18 +55,18 @@ constexpr void row_cross_entropy(const typename V::scalar* logits, std::size_t n
 {
     const typename V::vec first = V::broadcast(logits);
     if constexpr (V::lanes > 1)
-        if (finished_in_registers<V>(logits, n, V::unit_scale(), every_entry<V>{}, first,
-                                     store_label_loss<V>{logits + label, loss}))
+        if (finished_in_registers<V>(logits, n, every_entry<V>{}, first, store_label_loss<V>{logits + label, loss}))
             return;
-    const typename V::vec max = largest_logit<V>(logits, n, first);
+    const exp_scale<typename V::scalar>& scale = V::unit_scale();
+    typename V::extent extent = extent_of<V>(logits, n, every_entry<V>{}, first);
+    const typename V::vec max = extent.max = V::in_register(extent.max);
     if (!V::is_finite(max))
         V::store(loss, V::first(1), V::not_a_number());
-    else if (V::is_far(max, V::unit_scale()))
-        V::store(loss, V::first(1), label_loss<typename V::far>(logits, n, label, max, first));
-    else if (n <= V::brief_length)
-        V::store(loss, V::first(1), label_loss<typename V::brief>(logits, n, label, max, first));
+    else if (V::is_far(max, scale))
+        V::store(loss, V::first(1),
+                 label_loss<typename V::far>(logits, n, label, V::far::shift_of(max, scale), max, first));
     else
-        V::store(loss, V::first(1), label_loss<V>(logits, n, label, max, first));
+        V::store(loss, V::first(1), label_loss<V>(logits, n, label, shift_of<V>(extent, scale), max, first));
 }
 
 // p[i] = e^(x[i] - max); the sum of p without the largest terms, and their number. The last, partial step is kept in a

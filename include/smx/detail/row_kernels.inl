@@ -29,6 +29,15 @@ SMX_INLINE constexpr void walk(std::size_t n, Pass& pass)
         pass(i, V::first(n - i));
 }
 
+template <class V, class Pass> // whole steps from i to n
+SMX_INLINE constexpr void walk_from(std::size_t i, std::size_t n, Pass& pass)
+{
+    for (; n - i >= Pass::group * V::lanes; i += Pass::group * V::lanes)
+        pass.together(i);
+    for (; n - i >= V::lanes; i += V::lanes)
+        pass(i, V::every());
+}
+
 template <class V, class Pass> // entries first ... last - 1, of a pass without a sum
 SMX_INLINE constexpr void walk_range(std::size_t first, std::size_t last, Pass& pass)
 {
@@ -69,6 +78,29 @@ struct each_term {
         sum.add(a, b);
     }
 };
+
+// A pass that gives out[i] by itself, n >= lanes: whole steps at the start of cache lines of out, or past the cache where no
+// cache holds the row. at(i) may read what is stored: the first and the last step, which overlap others, are found ahead.
+template <class V, class Pass>
+SMX_INLINE constexpr void store_lines(std::size_t n, typename V::scalar* out, const Pass& pass)
+{
+    constexpr std::size_t m = V::lanes;
+    const typename V::vec head = pass.at(0, V::every()), last = pass.at(n - m, V::every());
+    std::size_t i = V::entries_to_line(out);
+    if (n > V::streamed_length) {
+        for (; n - i >= m; i += m)
+            V::stream(out + i, pass.at(i, V::every()));
+        V::end_of_stream();
+    }
+    for (; i + 2 * m <= n; i += 2 * m) {
+        V::store(out + i, V::every(), pass.at(i, V::every()));
+        V::store(out + i + m, V::every(), pass.at(i + m, V::every()));
+    }
+    if (i + m <= n)
+        V::store(out + i, V::every(), pass.at(i, V::every()));
+    V::store(out, V::every(), head);
+    V::store(out + n - m, V::every(), last);
+}
 
 // Which entries of a row take part.
 template <class V>
@@ -160,37 +192,124 @@ SMX_INLINE constexpr typename V::vec row_max(const typename V::scalar* x, std::s
     return V::reduce_max(V::max(V::max(pass.best, pass.best1), V::max(pass.best2, pass.best3)));
 }
 
+// The largest entry, and what V wants to know of the lowest.
+template <class V, class Entries>
+struct extent_pass {
+    static constexpr std::size_t group = 2;
+    const typename V::scalar* x;
+    Entries entries;
+    typename V::vec first;
+    typename V::extent seen, more;
+
+    SMX_INLINE constexpr extent_pass(const typename V::scalar* x_, Entries entries_, const typename V::vec& first_)
+        : x(x_), entries(entries_), first(first_), seen(first_), more(first_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec logits(std::size_t i, Inside inside) const
+    {
+        return V::in_register(V::load(x + i, entries.of(i, inside), first));
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
+    {
+        seen.add(logits(i, inside));
+    }
+    SMX_INLINE constexpr void together(std::size_t i)
+    {
+        seen.add(logits(i, V::every()));
+        more.add(logits(i + V::lanes, V::every()));
+    }
+};
+
+// max is that of the row, in all lanes
+template <class V, class Entries>
+SMX_INLINE constexpr typename V::extent extent_of(const typename V::scalar* x, std::size_t n, Entries entries,
+                                                  const typename V::vec& first)
+{
+    constexpr std::size_t m = V::lanes;
+    extent_pass<V, Entries> pass(x, entries, first);
+    if (m == 1 || n < 2 * m)
+        walk<V>(n, pass);
+    else { // at the start of cache lines; some entries twice
+        const std::size_t head = V::entries_to_line(x);
+        pass(0, V::every());
+        pass(n - m, V::every());
+        walk_from<V>(head, n - (n - head) % m, pass);
+    }
+    pass.seen.add(pass.more);
+    pass.seen.max = V::reduce_max(pass.seen.max);
+    return pass.seen;
+}
+
+template <class V>
+SMX_INLINE constexpr typename V::shift shift_of(const typename V::extent& extent,
+                                                const exp_scale<typename V::scalar>& scale)
+{
+    if constexpr (V::lanes > 1)
+        return V::shift_of(extent, scale);
+    else
+        return V::shift_of(extent.max, scale);
+}
+
+// A pass that sums what term(i, inside, exponentials of logits(i, inside)) gives, pairs first.
+template <class V, class Pass, class Sum>
+struct each_exponential {
+    static constexpr std::size_t group = 2;
+    typename V::shift shift;
+    Sum sum;
+
+    explicit SMX_INLINE constexpr each_exponential(const typename V::shift& shift_) : shift(shift_), sum() {}
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
+    {
+        Pass& pass = static_cast<Pass&>(*this);
+        sum.add(pass.term(i, inside, V::exp_term(pass.logits(i, inside), shift)));
+    }
+    SMX_INLINE constexpr void together(std::size_t i)
+    {
+        constexpr std::size_t m = V::lanes;
+        Pass& pass = static_cast<Pass&>(*this);
+        typename V::vec x[] = {pass.logits(i, V::every()), pass.logits(i + m, V::every())};
+        if constexpr (m > 1)
+            V::exp_terms(x, shift);
+        else
+            for (typename V::vec& y : x)
+                y = V::exp_term(y, shift);
+        const typename V::vec a = pass.term(i, V::every(), x[0]), b = pass.term(i + m, V::every(), x[1]);
+        sum.add(a, b);
+    }
+};
+
 // p[i] = e^(x[i] - max), 0 where i does not take part; the sum of p. The last, partial step is kept in a register: a
 // masked store cannot be forwarded to the load of the next pass.
 template <class V, class Entries>
-struct exp_pass : each_term<V, exp_pass<V, Entries>, typename V::term_sum> {
+struct exp_pass : each_exponential<V, exp_pass<V, Entries>, typename V::term_sum> {
     const typename V::scalar* x;
     typename V::scalar* p;
     Entries entries;
-    typename V::shift shift;
     typename V::vec first, tail;
 
     SMX_INLINE constexpr exp_pass(const typename V::scalar* x_, typename V::scalar* p_, Entries entries_,
                                   const typename V::shift& shift_, const typename V::vec& first_)
-        : each_term<V, exp_pass, typename V::term_sum>(), x(x_), p(p_), entries(entries_), shift(shift_), first(first_),
+        : each_exponential<V, exp_pass, typename V::term_sum>(shift_), x(x_), p(p_), entries(entries_), first(first_),
           tail(first_)
     {
     }
     template <class Inside>
-    SMX_INLINE constexpr typename V::vec exponential(std::size_t i, Inside inside) const
+    SMX_INLINE constexpr typename V::vec logits(std::size_t i, Inside inside) const
     {
-        const auto which = entries.of(i, inside);
-        return V::keep(which, V::exp_term(V::load(x + i, which, first), shift));
+        return V::load(x + i, entries.of(i, inside), first);
     }
-    SMX_INLINE constexpr typename V::vec term(std::size_t i, typename V::all inside)
+    SMX_INLINE constexpr typename V::vec term(std::size_t i, typename V::all inside, const typename V::vec& e)
     {
-        const typename V::vec e = exponential(i, inside);
-        V::store(p + i, inside, e);
-        return e;
+        const typename V::vec kept = V::keep(entries.of(i, inside), e);
+        V::store(p + i, inside, kept);
+        return kept;
     }
-    SMX_INLINE constexpr typename V::vec term(std::size_t i, typename V::some inside)
+    SMX_INLINE constexpr typename V::vec term(std::size_t i, typename V::some inside, const typename V::vec& e)
     {
-        return tail = exponential(i, inside);
+        return tail = V::keep(entries.of(i, inside), e);
     }
 };
 
@@ -207,41 +326,71 @@ struct scale_pass : each_step<V, scale_pass<V, Entries>> {
         : p(p_), entries(entries_), inverse(inverse_), tail(tail_)
     {
     }
-    template <class Inside>
-    SMX_INLINE constexpr void scale(std::size_t i, Inside inside, const typename V::vec& e) const
+    SMX_INLINE constexpr typename V::vec at(std::size_t i, typename V::all inside) const
     {
-        V::store(p + i, inside, V::keep(entries.of(i, inside), V::times(e, inverse)));
+        const typename V::vec e = V::in_register(V::load(p + i, inside, V::zero()));
+        return V::keep(entries.of(i, inside), V::times(e, inverse));
     }
     SMX_INLINE constexpr void operator()(std::size_t i, typename V::all inside) const
     {
-        scale(i, inside, V::in_register(V::load(p + i, inside, V::zero())));
+        V::store(p + i, inside, at(i, inside));
     }
-    SMX_INLINE constexpr void operator()(std::size_t i, typename V::some inside) const { scale(i, inside, tail); }
+    SMX_INLINE constexpr void operator()(std::size_t i, typename V::some inside) const
+    {
+        V::store(p + i, inside, V::keep(entries.of(i, inside), V::times(tail, inverse)));
+    }
 };
 
 // The sum of e^(x[i] - max) without the largest terms, and their number. Nothing here rounds to 1 + tiny.
 template <class V, class Entries>
-struct tail_pass : each_term<V, tail_pass<V, Entries>, typename V::sum> {
+struct tail_pass : each_exponential<V, tail_pass<V, Entries>, typename V::sum> {
     const typename V::scalar* x;
     Entries entries;
-    typename V::shift shift;
     typename V::vec max, first;
     typename V::tally ties;
 
     SMX_INLINE constexpr tail_pass(const typename V::scalar* x_, Entries entries_, const typename V::shift& shift_,
                                    const typename V::vec& max_, const typename V::vec& first_)
-        : each_term<V, tail_pass, typename V::sum>(), x(x_), entries(entries_), shift(shift_), max(max_), first(first_),
+        : each_exponential<V, tail_pass, typename V::sum>(shift_), x(x_), entries(entries_), max(max_), first(first_),
           ties()
     {
     }
     template <class Inside>
-    SMX_INLINE constexpr typename V::vec term(std::size_t i, Inside inside)
+    SMX_INLINE constexpr typename V::vec logits(std::size_t i, Inside inside) const
+    {
+        return V::load(x + i, entries.of(i, inside), first);
+    }
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec term(std::size_t i, Inside inside, const typename V::vec& e)
     {
         const auto which = entries.of(i, inside);
-        const typename V::vec logits = V::load(x + i, which, first);
-        const typename V::some largest = V::equals(which, logits, max);
+        const typename V::some largest = V::equals(which, logits(i, inside), max);
         ties.add(largest);
-        return V::keep(which, V::without_largest(largest, V::exp_term(logits, shift)));
+        return V::keep(which, V::without_largest(largest, e));
+    }
+};
+
+// The sum of e^(x[i] - max), the largest terms too.
+template <class V, class Entries, class Sum>
+struct whole_pass : each_exponential<V, whole_pass<V, Entries, Sum>, Sum> {
+    const typename V::scalar* x;
+    Entries entries;
+    typename V::vec first;
+
+    SMX_INLINE constexpr whole_pass(const typename V::scalar* x_, Entries entries_, const typename V::shift& shift_,
+                                    const typename V::vec& first_)
+        : each_exponential<V, whole_pass, Sum>(shift_), x(x_), entries(entries_), first(first_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec logits(std::size_t i, Inside inside) const
+    {
+        return V::load(x + i, entries.of(i, inside), first);
+    }
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec term(std::size_t i, Inside inside, const typename V::vec& e) const
+    {
+        return V::keep(entries.of(i, inside), e);
     }
 };
 
@@ -262,11 +411,15 @@ struct log_prob_pass : each_step<V, log_prob_pass<V, Entries>> {
     {
     }
     template <class Inside>
-    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
+    SMX_INLINE constexpr typename V::vec at(std::size_t i, Inside inside) const
     {
         const auto which = entries.of(i, inside);
-        const typename V::vec log_prob = V::log_prob(V::load(x + i, which, first), shift, log1p_tail);
-        V::store(y + i, inside, V::select(which, log_prob, V::minus_infinity()));
+        return V::select(which, V::log_prob(V::load(x + i, which, first), shift, log1p_tail), V::minus_infinity());
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
+    {
+        V::store(y + i, inside, at(i, inside));
     }
 };
 
@@ -339,8 +492,7 @@ struct held_row {
     using row = held_steps<V, steps, partial>;
     std::size_t n;
     Entries entries;
-    typename V::vec x[steps]; // logits
-    typename V::loose_term terms[steps];
+    typename V::vec x[steps];              // logits
     typename V::vec e[steps], once[steps]; // exponentials; those that the sum takes: no entry twice
 
     SMX_INLINE held_row(std::size_t n_, Entries entries_) : n(n_), entries(entries_) {}
@@ -378,31 +530,51 @@ struct held_row {
         else
             return x[k];
     }
-    template <std::size_t k = 0>
-    SMX_INLINE void find_terms(const typename V::loose_scale& scale)
+    template <std::size_t k = 1>
+    SMX_INLINE void add_to(typename V::extent& extent) const // x[0] is there
     {
-        terms[k] = V::loose_term_of(x[k], scale);
-        if constexpr (k + 1 < steps)
-            find_terms<k + 1>(scale);
+        if constexpr (k < steps) {
+            extent.add(x[k]);
+            add_to<k + 1>(extent);
+        }
     }
     template <std::size_t k = 0>
-    SMX_INLINE void settle(const typename V::vec& whole)
+    SMX_INLINE void find_exponentials(const typename V::shift& shift)
     {
-        e[k] = V::settled(terms[k], whole);
+        if constexpr (k + 1 < steps) {
+            typename V::vec pair[] = {x[k], x[k + 1]};
+            V::exp_terms(pair, shift);
+            e[k] = pair[0];
+            e[k + 1] = pair[1];
+            once[k + 1] = V::keep(which_once<k + 1>(), e[k + 1]);
+        } else
+            e[k] = V::exp_term(x[k], shift);
         once[k] = V::keep(which_once<k>(), e[k]);
-        if constexpr (k + 1 < steps)
-            settle<k + 1>(whole);
+        if constexpr (k + 2 < steps)
+            find_exponentials<k + 2>(shift);
+    }
+    template <std::size_t k>
+    SMX_INLINE std::size_t keep_tail(const typename V::vec& max, const typename V::vec& term)
+    {
+        const typename V::some largest = V::equals(which_once<k>(), x[k], max);
+        once[k] = V::keep(which_once<k>(), V::without_largest(largest, term));
+        return V::count(largest);
     }
     template <std::size_t k = 0>
     SMX_INLINE std::size_t find_tail(const typename V::vec& max,
                                      const typename V::step_shift& shift) // number of largest
     {
-        const typename V::some largest = V::equals(which_once<k>(), x[k], max);
-        once[k] = V::keep(which_once<k>(), V::without_largest(largest, V::exp_in_step(x[k], shift)));
-        if constexpr (k + 1 < steps)
-            return V::count(largest) + find_tail<k + 1>(max, shift);
+        std::size_t largest = 0;
+        if constexpr (k + 1 < steps) {
+            typename V::vec pair[] = {x[k], x[k + 1]};
+            V::exps_in_step(pair, shift);
+            largest = keep_tail<k>(max, pair[0]) + keep_tail<k + 1>(max, pair[1]);
+        } else
+            largest = keep_tail<k>(max, V::exp_in_step(x[k], shift));
+        if constexpr (k + 2 < steps)
+            return largest + find_tail<k + 2>(max, shift);
         else
-            return V::count(largest);
+            return largest;
     }
     template <std::size_t k = 0, class Sum>
     SMX_INLINE void add_terms(Sum& sum) const
@@ -411,22 +583,40 @@ struct held_row {
         if constexpr (k + 1 < steps)
             add_terms<k + 1>(sum);
     }
-    template <class Sum>
-    SMX_INLINE typename V::wide total() const // each term by itself: the largest is not 1, and has an error of its own
+    template <std::size_t k = 0, class Sum>
+    SMX_INLINE void add_pairs(Sum& sum) const
+    {
+        if constexpr (k + 1 < steps)
+            sum.add(once[k], once[k + 1]);
+        else
+            sum.add(once[k]);
+        if constexpr (k + 2 < steps)
+            add_pairs<k + 2>(sum);
+    }
+    // No term is above start. Each by itself: the largest is not 1, and has an error of its own.
+    SMX_INLINE typename V::wide total(const typename V::vec& start) const
     {
         if constexpr (steps == 1)
-            return V::step_total(once[0]);
+            return V::held_total(start, once[0]);
         else if constexpr (steps == 2)
-            return V::step_total(once[0], once[1]);
+            return V::held_total(start, once[0], once[1]);
         else {
-            Sum sum;
+            typename V::held_sum sum(start);
             add_terms(sum);
             return sum.total();
         }
     }
     SMX_INLINE typename V::wide tail(std::size_t largest) const // all terms may be tiny
     {
-        return V::tail(total<typename V::sum>(), largest);
+        if constexpr (steps == 1)
+            return V::tail(V::step_total(once[0]), largest);
+        else if constexpr (steps == 2)
+            return V::tail(V::step_total(once[0], once[1]), largest);
+        else {
+            typename V::sum sum;
+            add_pairs(sum);
+            return V::tail(sum.total(), largest);
+        }
     }
     template <std::size_t k>
     SMX_INLINE void store(typename V::scalar* out, const typename V::vec& y, const typename V::vec& absent) const
@@ -453,38 +643,33 @@ struct held_row {
     }
 };
 
-// Finish(row, max) does what is left of an ordinary row; false: it is not one, or too long.
+// Finish(row) does what is left of an ordinary row; false: it is not one, or too long.
 template <class V, std::size_t steps, std::size_t partial, class Entries, class Finish>
-SMX_INLINE bool finished(const typename V::scalar* logits, std::size_t n, const exp_scale<typename V::scalar>& scale,
-                         Entries entries, const typename V::vec& first, const Finish& finish)
+SMX_INLINE bool finished(const typename V::scalar* logits, std::size_t n, Entries entries, const typename V::vec& first,
+                         const Finish& finish)
 {
     held_row<V, steps, partial, Entries> row(n, entries);
     row.load(logits, first);
-    const typename V::vec max = V::reduce_max(row.max());
-    if (V::is_far(max, scale)) // nothing below waits for it
-        return false;
-    finish(row, max);
-    return true;
+    return finish(row);
 }
 
 template <class V, class Entries, class Finish>
-SMX_INLINE bool finished_in_registers(const typename V::scalar* logits, std::size_t n,
-                                      const exp_scale<typename V::scalar>& scale, Entries entries,
+SMX_INLINE bool finished_in_registers(const typename V::scalar* logits, std::size_t n, Entries entries,
                                       const typename V::vec& first, const Finish& finish)
 {
     constexpr std::size_t m = V::lanes;
     if (n <= m)
-        return finished<V, 1, 1>(logits, n, scale, entries, first, finish);
+        return finished<V, 1, 1>(logits, n, entries, first, finish);
     if constexpr (Entries::is_rare || Finish::is_rare) // the same bits from less code
-        return n <= 2 * m   ? finished<V, 2, 1>(logits, n, scale, entries, first, finish)
-               : n <= 4 * m ? finished<V, 4, 2>(logits, n, scale, entries, first, finish)
-                            : n <= 8 * m && finished<V, 8, 4>(logits, n, scale, entries, first, finish);
+        return n <= 2 * m   ? finished<V, 2, 1>(logits, n, entries, first, finish)
+               : n <= 4 * m ? finished<V, 4, 2>(logits, n, entries, first, finish)
+                            : n <= 8 * m && finished<V, 8, 4>(logits, n, entries, first, finish);
     else
-        return n <= 2 * m   ? finished<V, 2, 1>(logits, n, scale, entries, first, finish)
-               : n <= 3 * m ? finished<V, 3, 1>(logits, n, scale, entries, first, finish)
-               : n <= 4 * m ? finished<V, 4, 1>(logits, n, scale, entries, first, finish)
-               : n <= 6 * m ? finished<V, 6, 2>(logits, n, scale, entries, first, finish)
-                            : n <= 8 * m && finished<V, 8, 2>(logits, n, scale, entries, first, finish);
+        return n <= 2 * m   ? finished<V, 2, 1>(logits, n, entries, first, finish)
+               : n <= 3 * m ? finished<V, 3, 1>(logits, n, entries, first, finish)
+               : n <= 4 * m ? finished<V, 4, 1>(logits, n, entries, first, finish)
+               : n <= 6 * m ? finished<V, 6, 2>(logits, n, entries, first, finish)
+                            : n <= 8 * m && finished<V, 8, 2>(logits, n, entries, first, finish);
 }
 
 template <class V>
@@ -494,25 +679,157 @@ struct store_softmax {
     const exp_scale<typename V::scalar>& scale;
 
     template <class Row>
-    SMX_INLINE void operator()(Row& row, const typename V::vec& max) const
+    SMX_INLINE bool operator()(Row& row) const
     {
-        const typename V::loose_scale loose = V::loose_scale_of(scale);
-        row.find_terms(loose);
-        row.settle(V::whole_of(max, loose));
-        row.store_quotients(probs, V::inverse(row.template total<typename V::held_sum>()));
+        typename V::extent extent(row.x[0]);
+        row.add_to(extent);
+        const bool small = extent.is_small(scale);
+        const typename V::vec max = V::reduce_max(extent.max);
+        if (!small && V::is_far(max, scale))
+            return false;
+        row.find_exponentials(V::loose_shift_of(small, max, scale));
+        row.store_quotients(probs, V::inverse(row.total(V::start_of_terms(max, scale, small))));
+        return true;
     }
 };
 
 template <class V, class Entries>
 SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
-                                            const exp_scale<typename V::scalar>& scale, Entries entries,
-                                            const typename V::vec& max, const typename V::vec& first)
+                                            const typename V::shift& shift, Entries entries,
+                                            const typename V::vec& first)
 {
-    exp_pass<V, Entries> exponentials(logits, probs, entries, V::shift_of(max, scale), first);
+    exp_pass<V, Entries> exponentials(logits, probs, entries, shift, first);
     walk<V>(n, exponentials);
     scale_pass<V, Entries> normalise(probs, entries, V::inverse(exponentials.sum.total()), exponentials.tail);
-    walk<V>(n, normalise);
+    if (V::lanes == 1 || V::is_rare || n < V::lanes)
+        return walk<V>(n, normalise);
+    const std::size_t whole = n - n % V::lanes;
+    store_lines<V>(whole, probs, normalise);
+    if (whole < n)
+        normalise(whole, V::first(n - whole));
 }
+
+// The sum of a row that no cache holds, read once: of blocks, each less a whole number N of its own in the exponents. What is
+// read next is fetched, since it would not come in time.
+template <class V>
+struct blocks_sum {
+    static constexpr std::size_t block = 4096, ahead = 1024;
+    const typename V::scalar* logits;
+    std::size_t n;
+    const exp_scale<typename V::scalar>& scale;
+    typename V::extent seen;
+    typename V::vec whole; // N of the largest entry
+    typename V::wide sum;
+
+    SMX_INLINE blocks_sum(const typename V::scalar* logits_, std::size_t n_,
+                          const exp_scale<typename V::scalar>& scale_)
+        : logits(logits_), n(n_), scale(scale_), seen(V::broadcast(logits_)), whole(V::zero()), sum()
+    {
+    }
+    SMX_INLINE void fetch(std::size_t i) const
+    {
+        if (i < n)
+            V::fetch(logits + i);
+    }
+    static SMX_INLINE int exponent_of(typename V::scalar whole_number) // from 1000 on nothing is left
+    {
+        return whole_number < 1000 ? static_cast<int>(whole_number) : 1000;
+    }
+    SMX_INLINE bool has_added(std::size_t from) // false: a max is far from 0
+    {
+        const std::size_t count = n - from < block ? n - from : block;
+        const typename V::vec first = V::broadcast(logits + from);
+        const typename V::extent extent = extent_of<V>(logits + from, count, every_entry<V>{}, first);
+        if (V::is_far(extent.max, scale))
+            return false;
+        seen.add(extent);
+        typename V::shift shift = V::loose_shift_of(false, extent.max, scale);
+        shift.clamp_if_needed(extent);
+        whole_pass<V, every_entry<V>, typename V::term_sum> pass(logits + from, every_entry<V>{}, shift, first);
+        if (count == block)
+            for (std::size_t i = 0; i < block; i += 2 * V::lanes) {
+                fetch(from + block + i);
+                fetch(from + block + i + V::lanes);
+                pass.together(i);
+            }
+        else
+            walk<V, true>(count, pass);
+        const typename V::wide total = pass.sum.total();
+        const typename V::vec block_whole = V::whole_of(extent.max, scale);
+        const typename V::scalar rise = V::lane0(block_whole) - V::lane0(whole);
+        if (from == 0 || rise > 0) {
+            sum = from == 0 ? total : V::total(V::times_power(sum, -exponent_of(rise)), total);
+            whole = block_whole;
+        } else
+            sum = V::total(sum, V::times_power(total, -exponent_of(0 - rise)));
+        return true;
+    }
+    SMX_INLINE bool is_known()
+    {
+        for (std::size_t from = 0; from < n; from += block)
+            if (!has_added(from))
+                return false;
+        return true;
+    }
+    // of log sum_j e^((x_j - max) / t); no entry may be nearly alone, since the largest term is not 1 exactly
+    SMX_INLINE bool has_log() const { return V::is_large_tail(V::times_power(sum, -2)); }
+    SMX_INLINE typename V::wide log() const
+    {
+        return V::less_fraction(V::log1p(V::tail(sum, 0)), V::fraction_of(seen.max, whole, scale));
+    }
+};
+
+// The exponentials are computed once more, and stored past the cache.
+template <class V>
+struct streamed_softmax : blocks_sum<V> {
+    typename V::scalar* probs;
+
+    SMX_INLINE streamed_softmax(const typename V::scalar* logits_, typename V::scalar* probs_, std::size_t n_,
+                                const exp_scale<typename V::scalar>& scale_)
+        : blocks_sum<V>(logits_, n_, scale_), probs(probs_)
+    {
+    }
+    SMX_INLINE typename V::vec logits_at(std::size_t i, const typename V::some& inside) const
+    {
+        return V::load(this->logits + i, inside, this->seen.max);
+    }
+    SMX_INLINE void store_some(std::size_t i, std::size_t count, const typename V::shift& shift,
+                               const typename V::factor& inverse) const
+    {
+        const typename V::some inside = V::first(count);
+        V::store(probs + i, inside, V::times(V::exp_term(logits_at(i, inside), shift), inverse));
+    }
+    SMX_INLINE void store() const
+    {
+        constexpr std::size_t m = V::lanes;
+        const std::size_t end = this->n;
+        typename V::shift shift = V::loose_shift_of(false, this->seen.max, this->scale);
+        shift.clamp_if_needed(this->seen);
+        const typename V::factor inverse = V::inverse(this->sum);
+        std::size_t i = V::entries_to_line(probs);
+        if (i != 0)
+            store_some(0, i, shift, inverse);
+        for (; end - i >= 2 * m; i += 2 * m) {
+            this->fetch(i + this->ahead);
+            this->fetch(i + this->ahead + m);
+            typename V::vec e[] = {V::load(this->logits + i, V::every(), V::zero()),
+                                   V::load(this->logits + i + m, V::every(), V::zero())};
+            V::exp_terms(e, shift);
+            V::stream(probs + i, V::times(e[0], inverse));
+            V::stream(probs + i + m, V::times(e[1], inverse));
+        }
+        for (; i < end; i += m < end - i ? m : end - i)
+            store_some(i, m < end - i ? m : end - i, shift, inverse);
+        V::end_of_stream();
+    }
+    SMX_INLINE bool is_done()
+    {
+        if (!this->is_known())
+            return false;
+        store();
+        return true;
+    }
+};
 
 template <class V, class Entries>
 SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
@@ -520,17 +837,18 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
                                      const typename V::vec& first)
 {
     if constexpr (V::lanes > 1)
-        if (finished_in_registers<V>(logits, n, scale, entries, first, store_softmax<V>{probs, scale}))
+        if (finished_in_registers<V>(logits, n, entries, first, store_softmax<V>{probs, scale}))
             return;
-    const typename V::vec max = row_max<V>(logits, n, entries, first);
-    if (!V::is_finite(max)) // +inf, or nothing but -inf, or a NaN
+    if constexpr (V::lanes > 1 && !Entries::is_rare)
+        if (n > V::streamed_length && streamed_softmax<V>(logits, probs, n, scale).is_done())
+            return;
+    const typename V::extent extent = extent_of<V>(logits, n, entries, first);
+    if (!V::is_finite(extent.max)) // +inf, or nothing but -inf, or a NaN
         fill_row<V>(probs, n, entries, V::not_a_number(), V::zero());
-    else if (V::is_far(max, scale))
-        exp_and_normalise<typename V::far>(logits, probs, n, scale, entries, max, first);
-    else if (n <= V::brief_length)
-        exp_and_normalise<typename V::brief>(logits, probs, n, scale, entries, max, first);
+    else if (V::is_far(extent.max, scale))
+        exp_and_normalise<typename V::far>(logits, probs, n, V::far::shift_of(extent.max, scale), entries, first);
     else
-        exp_and_normalise<V>(logits, probs, n, scale, entries, max, first);
+        exp_and_normalise<V>(logits, probs, n, shift_of<V>(extent, scale), entries, first);
 }
 
 template <class V>
@@ -564,11 +882,15 @@ struct store_log_softmax {
     const exp_scale<typename V::scalar>& scale;
 
     template <class Row>
-    SMX_INLINE void operator()(Row& row, const typename V::vec& max) const
+    SMX_INLINE bool operator()(Row& row) const
     {
+        const typename V::vec max = V::reduce_max(row.max());
+        if (V::is_far(max, scale))
+            return false;
         const typename V::step_shift shift = V::step_shift_of(max, scale);
         const std::size_t largest = row.find_tail(max, shift);
         row.store_log_probs(log_probs, shift, V::log1p(row.tail(largest)));
+        return true;
     }
 };
 
@@ -578,10 +900,14 @@ struct store_logsumexp {
     typename V::scalar* out;
 
     template <class Row>
-    SMX_INLINE void operator()(Row& row, const typename V::vec& max) const
+    SMX_INLINE bool operator()(Row& row) const
     {
+        const typename V::vec max = V::reduce_max(row.max());
+        if (V::is_far(max, V::unit_scale()))
+            return false;
         const std::size_t largest = row.find_tail(max, V::step_shift_of(max, V::unit_scale()));
         V::store(out, V::first(1), V::plus(max, V::log1p(row.tail(largest))));
+        return true;
     }
 };
 
@@ -592,19 +918,53 @@ SMX_INLINE constexpr typename V::wide tail_of_sum(const typename V::scalar* logi
                                                   const typename V::vec& first)
 {
     tail_pass<V, Entries> pass(logits, entries, shift, max, first);
-    walk<V>(n, pass);
-    return V::tail(pass.sum.total(), pass.ties.total());
+    if constexpr (V::lanes == 1 || V::is_rare) {
+        walk<V>(n, pass);
+        return V::tail(pass.sum.total(), pass.ties.total());
+    } else {
+        constexpr std::size_t m = V::lanes;
+        std::size_t i = 0;
+        for (std::size_t next = 2 * m; n - i >= 2 * m; i += 2 * m) {
+            if (i == next) { // after 2, 4, 8, ... steps
+                if (V::is_large_tail(pass.sum.total()))
+                    break;
+                next += next;
+            }
+            pass.together(i);
+        }
+        // T > 1: T = sum - 1 loses no digit that counts, though 1 may be added to a term before
+        whole_pass<V, Entries, typename V::term_sum> rest(logits, entries, shift, first);
+        for (; n - i >= 2 * m; i += 2 * m)
+            rest.together(i);
+        if (n - i >= m) {
+            pass(i, V::every());
+            i += m;
+        }
+        if (i < n)
+            pass(i, V::first(n - i));
+        return V::tail(V::total(pass.sum.total(), rest.sum.total()), pass.ties.total());
+    }
+}
+
+template <class V, class Entries>
+SMX_INLINE constexpr void store_log_probs(const typename V::scalar* logits, typename V::scalar* log_probs,
+                                          std::size_t n, const typename V::shift& shift, Entries entries,
+                                          const typename V::wide& log1p_tail, const typename V::vec& first)
+{
+    log_prob_pass<V, Entries> pass(logits, log_probs, entries, shift, log1p_tail, first);
+    if (V::lanes == 1 || V::is_rare || n < V::lanes)
+        walk<V>(n, pass);
+    else
+        store_lines<V>(n, log_probs, pass);
 }
 
 template <class V, class Entries>
 SMX_INLINE constexpr void tail_and_log_probs(const typename V::scalar* logits, typename V::scalar* log_probs,
-                                             std::size_t n, const exp_scale<typename V::scalar>& scale, Entries entries,
+                                             std::size_t n, const typename V::shift& shift, Entries entries,
                                              const typename V::vec& max, const typename V::vec& first)
 {
-    const typename V::shift shift = V::shift_of(max, scale);
     const typename V::wide tail = tail_of_sum<V>(logits, n, entries, shift, max, first);
-    log_prob_pass<V, Entries> pass(logits, log_probs, entries, shift, V::log1p(tail), first);
-    walk<V>(n, pass);
+    store_log_probs<V>(logits, log_probs, n, shift, entries, V::log1p(tail), first);
 }
 
 template <class V, class Entries>
@@ -613,17 +973,23 @@ SMX_INLINE constexpr void log_softmax_of(const typename V::scalar* logits, typen
                                          const typename V::vec& first)
 {
     if constexpr (V::lanes > 1)
-        if (finished_in_registers<V>(logits, n, scale, entries, first, store_log_softmax<V>{log_probs, scale}))
+        if (finished_in_registers<V>(logits, n, entries, first, store_log_softmax<V>{log_probs, scale}))
             return;
-    const typename V::vec max = row_max<V>(logits, n, entries, first);
+    if constexpr (V::lanes > 1 && !Entries::is_rare)
+        if (n > V::streamed_length) {
+            blocks_sum<V> blocks(logits, n, scale);
+            if (blocks.is_known() && blocks.has_log())
+                return store_log_probs<V>(logits, log_probs, n, V::shift_of(blocks.seen.max, scale), entries,
+                                          blocks.log(), first);
+        }
+    const typename V::extent extent = extent_of<V>(logits, n, entries, first);
+    const typename V::vec max = extent.max;
     if (!V::is_finite(max))
         fill_row<V>(log_probs, n, entries, V::not_a_number(), V::minus_infinity());
     else if (V::is_far(max, scale))
-        tail_and_log_probs<typename V::far>(logits, log_probs, n, scale, entries, max, first);
-    else if (n <= V::brief_length)
-        tail_and_log_probs<typename V::brief>(logits, log_probs, n, scale, entries, max, first);
+        tail_and_log_probs<typename V::far>(logits, log_probs, n, V::far::shift_of(max, scale), entries, max, first);
     else
-        tail_and_log_probs<V>(logits, log_probs, n, scale, entries, max, first);
+        tail_and_log_probs<V>(logits, log_probs, n, shift_of<V>(extent, scale), entries, max, first);
 }
 
 template <class V>
@@ -662,9 +1028,9 @@ constexpr bool has_nan(const typename V::scalar* x, std::size_t n)
 
 template <class V>
 SMX_INLINE constexpr typename V::vec max_plus_log1p(const typename V::scalar* logits, std::size_t n,
-                                                    const typename V::vec& max, const typename V::vec& first)
+                                                    const typename V::shift& shift, const typename V::vec& max,
+                                                    const typename V::vec& first)
 {
-    const typename V::shift shift = V::shift_of(max, V::unit_scale());
     return V::plus(max, V::log1p(tail_of_sum<V>(logits, n, every_entry<V>{}, shift, max, first)));
 }
 
@@ -675,17 +1041,24 @@ constexpr void row_logsumexp(const typename V::scalar* logits, std::size_t n, ty
         return V::store(out, V::first(1), V::minus_infinity());
     const typename V::vec first = V::broadcast(logits);
     if constexpr (V::lanes > 1)
-        if (finished_in_registers<V>(logits, n, V::unit_scale(), every_entry<V>{}, first, store_logsumexp<V>{out}))
+        if (finished_in_registers<V>(logits, n, every_entry<V>{}, first, store_logsumexp<V>{out}))
             return;
-    const typename V::vec max = row_max<V>(logits, n, every_entry<V>{}, first);
+    if constexpr (V::lanes > 1)
+        if (n > V::streamed_length) {
+            blocks_sum<V> blocks(logits, n, V::unit_scale());
+            if (blocks.is_known() && blocks.has_log())
+                return V::store(out, V::first(1), V::plus(blocks.seen.max, blocks.log()));
+        }
+    const exp_scale<typename V::scalar>& scale = V::unit_scale();
+    const typename V::extent extent = extent_of<V>(logits, n, every_entry<V>{}, first);
+    const typename V::vec max = extent.max;
     if (!V::is_finite(max))
         V::store(out, V::first(1), has_nan<V>(logits, n) ? V::not_a_number() : max);
-    else if (V::is_far(max, V::unit_scale()))
-        V::store(out, V::first(1), max_plus_log1p<typename V::far>(logits, n, max, first));
-    else if (n <= V::brief_length)
-        V::store(out, V::first(1), max_plus_log1p<typename V::brief>(logits, n, max, first));
+    else if (V::is_far(max, scale))
+        V::store(out, V::first(1),
+                 max_plus_log1p<typename V::far>(logits, n, V::far::shift_of(max, scale), max, first));
     else
-        V::store(out, V::first(1), max_plus_log1p<V>(logits, n, max, first));
+        V::store(out, V::first(1), max_plus_log1p<V>(logits, n, shift_of<V>(extent, scale), max, first));
 }
 
 // ---- J and its products, from probs: J = s diag(p) - p p^T, s = sum p -----------------------------------------------
@@ -895,17 +1268,29 @@ SMX_INLINE constexpr void product(const typename V::scalar* p, typename V::scala
     walk<V, rare>(n, pass);
 }
 
+// Short rows do not wait for s to see which probability outweighs all others together: where s is 1 but for rounding, one that
+// is above a half, by so much that no two are.
+template <class V>
+SMX_INLINE typename V::some winners(const typename V::vec& once)
+{
+    return V::less_than(V::set1(typename V::scalar(0.5 + 0x1p-11)), once);
+}
+template <class V>
+SMX_INLINE bool is_one_but_for_rounding(typename V::scalar mass)
+{
+    return typename V::scalar(1 - 0x1p-11) < mass && mass < typename V::scalar(1 + 0x1p-11);
+}
+
 // v - origin of a row of one step, 0 where p = 0. Where a probability outweighs all others together, its tangent is the
 // origin; else 0 is. No branch: half of all rows may have one.
 template <class V>
 SMX_INLINE typename V::vec tangent_in_step(const typename V::vec& prob, const typename V::vec& once,
-                                           const typename V::vec& mass, const typename V::vec& v)
+                                           const typename V::vec& v)
 {
-    const typename V::vec origin = V::only(V::less_than(mass, once + once), v);
-    return V::where_nonzero(prob, v - origin);
+    return V::where_nonzero(prob, v - V::only(winners<V>(once), v));
 }
 
-// A row of one step in which the products are not tiny; else false.
+// A row of one step in which s is 1 but for rounding and the products are not tiny; else false.
 template <class V>
 SMX_INLINE bool product_in_step(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
                                 std::size_t n)
@@ -913,9 +1298,9 @@ SMX_INLINE bool product_in_step(const typename V::scalar* p, const typename V::s
     const typename V::some inside = V::inside_short(n);
     const typename V::vec prob = V::load_short(p, n), once = V::keep(inside, prob);
     const typename V::step_sum mass = V::mass_of(V::fold(once));
-    const typename V::vec t = tangent_in_step<V>(prob, once, V::set1(mass.hi), V::load_short(v, n));
+    const typename V::vec t = tangent_in_step<V>(prob, once, V::load_short(v, n));
     const typename V::scalar dot = V::dot_of(V::fold(V::keep(inside, prob * t)));
-    if (V::is_tiny(V::set1(dot)))
+    if (!is_one_but_for_rounding<V>(mass.hi) || V::is_tiny(V::set1(dot)))
         return false;
     V::store_short(out, n, V::where_nonzero(prob, V::step_product(prob, t, mass, dot)));
     return true;
@@ -967,7 +1352,7 @@ struct held_product {
         return V::keep(row::template own<k>(n), prob[k] * t[k]);
     }
     template <std::size_t k = 0>
-    SMX_INLINE void add_terms(typename V::sum& mass) const // pairs first
+    SMX_INLINE void add_terms(typename V::mass_sum& mass) const // pairs first
     {
         if constexpr (k + 1 < steps)
             mass.add(mass_term<k>() + mass_term<k + 1>());
@@ -996,12 +1381,12 @@ struct held_product {
             store_products<k + 1>(out, mass, dot);
     }
     // the tangent of the entry that outweighs the others, or 0; of two steps, without a branch
-    SMX_INLINE typename V::vec origin_of_two(const typename V::vec& half) const
+    SMX_INLINE typename V::vec origin_of_two() const
     {
-        const typename V::some low = V::less_than(half, prob[0]);
-        const typename V::some high = V::less_than(half, V::keep(row::template own<1>(n), prob[1]));
-        const typename V::vec tangent = V::select(high, V::load(v + n - V::lanes, V::every(), half), //
-                                                  V::load(v, V::every(), half));
+        const typename V::some low = winners<V>(prob[0]);
+        const typename V::some high = winners<V>(V::keep(row::template own<1>(n), prob[1]));
+        const typename V::vec tangent = V::select(high, V::load(v + n - V::lanes, V::every(), V::zero()), //
+                                                  V::load(v, V::every(), V::zero()));
         return V::only(V::either(low, high), tangent);
     }
     SMX_INLINE typename V::wide dot_from(const typename V::vec& origin)
@@ -1011,26 +1396,24 @@ struct held_product {
         add_products(dot);
         return dot.total();
     }
-    SMX_INLINE typename V::wide dot_from_half(const typename V::vec& half)
+    SMX_INLINE typename V::wide centred_dot()
     {
         if constexpr (steps == 2)
-            return dot_from(origin_of_two(half));
+            return dot_from(origin_of_two());
         else {
             const typename V::vec largest = max();
-            const typename V::wide dot = dot_from(V::zero());
-            if (V::count(V::less_than(half, largest)) == 0)
-                return dot;
+            if (V::count(winners<V>(largest)) == 0)
+                return dot_from(V::zero());
             return dot_from(V::broadcast(v + index_of<V>(p, n, V::reduce_max(largest))));
         }
     }
-    SMX_INLINE bool done(typename V::scalar* out) // false: the products are tiny
+    SMX_INLINE bool done(typename V::scalar* out) // false: s is not 1 but for rounding, or the products are tiny
     {
-        typename V::sum terms;
+        typename V::mass_sum terms;
         load_probs();
         add_terms(terms);
-        const typename V::wide mass = terms.total();
-        const typename V::wide dot = dot_from_half(V::narrow(mass) * V::set1(typename V::scalar(0.5)));
-        if (V::is_tiny(V::narrow(dot)))
+        const typename V::wide mass = terms.total(), dot = centred_dot();
+        if (!is_one_but_for_rounding<V>(V::lane0(V::narrow(mass))) || V::is_tiny(V::narrow(dot)))
             return false;
         store_products(out, mass, dot);
         return true;
@@ -1121,7 +1504,6 @@ template <class V>
 struct near_product {
     const typename V::scalar* p;
     const typename V::scalar* v;
-    typename V::scalar* out;
     typename V::vec origin;
     typename V::wide mass, dot;
 
@@ -1130,41 +1512,28 @@ struct near_product {
         const typename V::vec t = V::where_nonzero(prob, tangent - origin);
         return V::where_nonzero(prob, prob * V::rough_minus(mass, t, dot));
     }
-    SMX_INLINE void store(std::size_t i) const
+    SMX_INLINE typename V::vec at(std::size_t i, typename V::all inside) const
     {
-        const typename V::vec prob = V::in_register(V::load(p + i, V::every(), V::zero()));
-        V::store(out + i, V::every(), of(prob, V::load(v + i, V::every(), V::zero())));
-    }
-    SMX_INLINE void store_whole_steps(std::size_t n) const
-    {
-        std::size_t i = 0;
-        for (; n - i >= 2 * V::lanes; i += 2 * V::lanes) {
-            store(i);
-            store(i + V::lanes);
-        }
-        if (n - i >= V::lanes)
-            store(i);
+        const typename V::vec prob = V::in_register(V::load(p + i, inside, V::zero()));
+        return of(prob, V::load(v + i, inside, V::zero()));
     }
 };
 
 // A row of more than one step in which the products are not tiny; else false. The last step ends with the row, whatever it
-// has in common with the one before: it is loaded before a store may change that.
+// has in common with the one before.
 template <class V>
 SMX_INLINE bool product_of_steps(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
                                  std::size_t n)
 {
     const std::size_t last = n - V::lanes;
-    near_product<V> product{p, v, out, V::zero(), {}, {}};
-    typename V::vec prob, tangent;
+    near_product<V> product{p, v, V::zero(), {}, {}};
     for (bool centred = false;; centred = true) {
         near_sums<V> sums(p, v, product.origin);
         const std::size_t whole = sums.add_whole_steps(n);
-        prob = sums.prob(last);
-        tangent = V::load(v + last, V::every(), V::zero());
         if (whole < n) {
-            const typename V::vec once = V::keep(V::from(whole - last), prob);
+            const typename V::vec once = V::keep(V::from(whole - last), sums.prob(last));
             sums.add_mass(once);
-            sums.dot.add(once * V::where_nonzero(once, tangent - product.origin));
+            sums.dot.add(once * sums.tangent(last, once));
         }
         product.mass = sums.mass.total();
         product.dot = sums.dot.total();
@@ -1177,8 +1546,7 @@ SMX_INLINE bool product_of_steps(const typename V::scalar* p, const typename V::
     }
     if (V::is_tiny(V::narrow(product.dot)))
         return false;
-    product.store_whole_steps(n);
-    V::store(out + last, V::every(), product.of(prob, tangent));
+    store_lines<V>(n, out, product);
     return true;
 }
 

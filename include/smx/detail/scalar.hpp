@@ -260,8 +260,9 @@ template <>
 struct wide_arithmetic<float> {
     using wide = real;
     static constexpr int bias = 64;
-    static constexpr float magic = 0x1.8p+19f, exponent_depth = 189; // depth_of_floats / ln 2
-    static constexpr float two_to_bias = 0x1p64f, tiny = 0x1p-90f;   // below tiny, products may be subnormal
+    static constexpr float magic = 0x1.8p+19f;
+    static constexpr double small_part = 0.15;                     // of depth, times log2(e): 29
+    static constexpr float two_to_bias = 0x1p64f, tiny = 0x1p-90f; // below tiny, products may be subnormal
 
     static SMX_INLINE constexpr real as_double(const float& x) { return {static_cast<double>(x)}; }
     static SMX_INLINE constexpr const exp_scale<float>& unit_scale() { return unit_scale_of_floats; }
@@ -277,6 +278,7 @@ struct wide_arithmetic<float> {
     static SMX_INLINE constexpr wide total(wide a, wide b) { return a + b; }
     static SMX_INLINE constexpr wide total_without(wide a, const float* b) { return a - as_double(*b); }
     static SMX_INLINE constexpr wide quotient(wide a, wide b) { return a / b; }
+    static SMX_INLINE constexpr wide times_power(wide a, int k) { return a * power_of_two(k); }
 
     // The losses. T + 1, and that in units of the terms; T + 1 - e: the sum of all terms but e.
     static SMX_INLINE constexpr wide with_largest(wide tail) { return tail + real{1}; }
@@ -302,7 +304,8 @@ template <>
 struct wide_arithmetic<double> {
     using wide = pair;
     static constexpr int bias = 512;
-    static constexpr double magic = 0x1.8p+48, exponent_depth = 1515;
+    static constexpr double magic = 0x1.8p+48;
+    static constexpr double small_part = 0.2;
     static constexpr double two_to_bias = 0x1p512, tiny = 0x1p-900;
 
     static SMX_INLINE constexpr const exp_scale<double>& unit_scale() { return unit_scale_of_doubles; }
@@ -323,6 +326,10 @@ struct wide_arithmetic<double> {
     static SMX_INLINE constexpr wide total(wide a, wide b) { return (a + b.lo) + b.hi; }
     static SMX_INLINE constexpr wide total_without(wide a, const double* b) { return a + real{-*b}; }
     static SMX_INLINE constexpr wide quotient(wide a, wide b) { return {apart(a.hi / b.hi), {0}}; }
+    static SMX_INLINE constexpr wide times_power(wide a, int k)
+    {
+        return {a.hi * power_of_two(k), a.lo * power_of_two(k)};
+    }
 
     static SMX_INLINE constexpr wide with_largest(wide tail) { return tail + real{1}; }
     static SMX_INLINE constexpr wide scaled_sum(wide sum)
