@@ -145,7 +145,7 @@ void print_ratios(const char* type, call::body<T> call::* ours, call::body<T> ca
         if (c.square)
             continue;
         std::printf("%-16s %-7s", c.name, type);
-        for (const std::size_t n : {8, 10, 16, 64, 100, 256, 1000, 4096, 65536, 1 << 20, 1 << 24}) {
+        for (const std::size_t n : {8u, 10u, 16u, 64u, 100u, 256u, 1000u, 4096u, 65536u, 1u << 20, 1u << 24}) {
             rows<T> r(n);
             const std::size_t repeats = std::max<std::size_t>(1, 20000 / n);
             double best_ours = 1, best_loop = 1;
