@@ -376,13 +376,21 @@ void matrix_of_products(const typename V::scalar* in, const typename V::scalar* 
 
 // ---- columns --------------------------------------------------------------------------------------------------------
 
+// Whether the rows of a column all lie in the same few places of a cache.
+template <class V>
+SMX_INLINE bool pushes_itself_out(std::size_t stride)
+{
+    return stride * sizeof(typename V::scalar) % 2048 == 0;
+}
+
 // Up to four vectors of columns, walked in blocks of rows: what they share of a page or a cache line is used while it is
 // there. A lane holds one column, and all that belongs to it. Where all logits are small no max is needed: it would be a pass
 // of its own. The bits are the same, since then both the terms and their sum differ by a power of two.
 template <class V>
 struct column_strip {
-    static constexpr std::size_t vectors = 4, block = 16;
+    static constexpr std::size_t vectors = 4;
 
+    const std::size_t block;
     const typename V::scalar* x;
     typename V::scalar* p;
     std::size_t rows, stride, width; // width <= vectors V::lanes columns
@@ -392,7 +400,7 @@ struct column_strip {
     typename V::factor inverse[vectors];
 
     SMX_INLINE column_strip(std::size_t rows_, std::size_t stride_)
-        : x(nullptr), p(nullptr), rows(rows_), stride(stride_), width(0),
+        : block(pushes_itself_out<V>(stride_) ? 4 : 16), x(nullptr), p(nullptr), rows(rows_), stride(stride_), width(0),
           fetches(stride_ > 1048576 / sizeof(typename V::scalar) / rows_), seen_small(false)
     {
     }
@@ -517,9 +525,8 @@ struct short_strip {
     // vectors of columns that fit, at most 4; 0: the matrix needs no copy
     static SMX_INLINE std::size_t width(std::size_t rows, std::size_t stride)
     {
-        const std::size_t row_bytes = stride * sizeof(typename V::scalar);
         const std::size_t most = bytes / (V::lanes * sizeof(typename V::scalar)) / rows;
-        return row_bytes % 2048 != 0 || most < 2 ? 0 : most < 4 ? most : 4;
+        return !pushes_itself_out<V>(stride) || most < 2 ? 0 : most < 4 ? most : 4;
     }
     SMX_INLINE typename V::scalar* at(std::size_t v, std::size_t i) { return copy + (v * rows + i) * V::lanes; }
 
