@@ -617,7 +617,7 @@ TEMPLATE_TEST_CASE(
         };
         if (kind == 1) // the sum of what came before is next to nothing, twice
             x[n - 1] = x[n / 2] = T(60);
-        else if (kind == 2) // all in one block, the rest of a block far below
+        else if (kind == 2) // a block of which nothing counts
             fill(4096, 4096, T(-400));
         else if (kind == 3)
             fill(3 * 4096 + 5, 3000, -infinity);

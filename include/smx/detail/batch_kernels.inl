@@ -383,6 +383,35 @@ SMX_INLINE bool pushes_itself_out(std::size_t stride)
     return stride * sizeof(typename V::scalar) % 2048 == 0;
 }
 
+// p = e^(x - max) down `rows` rows of one vector of columns; terms, and their sum. Each term by itself, as in a row in registers.
+// What is `ahead` entries further is fetched, unless ahead is 0.
+template <class V, class Inside>
+SMX_INLINE typename V::lane_wide
+exponentials_down(const typename V::scalar* x, typename V::scalar* p, std::size_t stride, std::size_t rows,
+                  std::size_t ahead, Inside inside, const typename V::shift& shift, typename V::lane_wide terms)
+{
+    std::size_t at = 0;
+    for (; rows >= 2; rows -= 2, at += 2 * stride) {
+        typename V::vec e[] = {V::load(x + at, inside, V::zero()), V::load(x + at + stride, inside, V::zero())};
+        if (ahead != 0) {
+            V::fetch(x + at + ahead);
+            V::fetch(p + at + ahead);
+            V::fetch(x + at + stride + ahead);
+            V::fetch(p + at + stride + ahead);
+        }
+        V::exp_terms(e, shift);
+        V::store(p + at, inside, e[0]);
+        V::store(p + at + stride, inside, e[1]);
+        terms = V::lane_add(V::lane_add(terms, e[0]), e[1]);
+    }
+    if (rows != 0) {
+        const typename V::vec e = V::exp_term(V::load(x + at, inside, V::zero()), shift);
+        V::store(p + at, inside, e);
+        terms = V::lane_add(terms, e);
+    }
+    return terms;
+}
+
 // Up to four vectors of columns, walked in blocks of rows: what they share of a page or a cache line is used while it is
 // there. A lane holds one column, and all that belongs to it. Where all logits are small no max is needed: it would be a pass
 // of its own. The bits are the same, since then both the terms and their sum differ by a power of two.
@@ -414,19 +443,13 @@ struct column_strip {
             best = V::max(best, V::load(row, inside, V::zero()));
         max[v] = best;
     }
-    SMX_INLINE void fetch(std::size_t at) const
-    {
-        V::fetch(x + at);
-        V::fetch(p + at);
-    }
-    // each term by itself, as in a row in registers
     template <bool small, class Inside>
     SMX_INLINE void exp_and_sum(std::size_t v, std::size_t first, std::size_t last, Inside inside)
     {
         const exp_scale<typename V::scalar>& scale = V::unit_scale();
         const typename V::shift s = V::loose_shift_of(small, max[v], scale);
-        typename V::lane_wide terms = first == 0 ? V::lane_zero() : sum[v];
-        std::size_t at = first * stride + v * V::lanes, i = first;
+        const typename V::lane_wide terms = first == 0 ? V::lane_zero() : sum[v];
+        const std::size_t at = first * stride + v * V::lanes;
         if constexpr (small) { // of others no exponential is taken: it might raise a flag
             typename V::extent seen(V::zero());
             for (std::size_t j = first; j < last; ++j)
@@ -435,23 +458,8 @@ struct column_strip {
             if (!seen_small)
                 return;
         }
-        for (; last - i >= 2; i += 2, at += 2 * stride) {
-            typename V::vec e[] = {V::load(x + at, inside, V::zero()), V::load(x + at + stride, inside, V::zero())};
-            if (fetches && rows - last >= block) { // of the next block
-                fetch(at + block * stride);
-                fetch(at + (block + 1) * stride);
-            }
-            V::exp_terms(e, s);
-            V::store(p + at, inside, e[0]);
-            V::store(p + at + stride, inside, e[1]);
-            terms = V::lane_add(V::lane_add(terms, e[0]), e[1]);
-        }
-        if (i < last) {
-            const typename V::vec e = V::exp_term(V::load(x + at, inside, V::zero()), s);
-            V::store(p + at, inside, e);
-            terms = V::lane_add(terms, e);
-        }
-        sum[v] = terms;
+        const std::size_t ahead = fetches && rows - last >= block ? block * stride : 0; // the next block
+        sum[v] = exponentials_down<V>(x + at, p + at, stride, last - first, ahead, inside, s, terms);
     }
     template <class Inside>
     SMX_INLINE void scale(std::size_t v, std::size_t first, std::size_t last, Inside inside)
@@ -532,13 +540,8 @@ struct short_strip {
 
     SMX_INLINE void keep(std::size_t v, std::size_t i, const typename V::vec& logits)
     {
-        typename V::extent seen(logits);
-        if (i != 0) {
-            seen.max = V::max(max[v], logits);
-            seen.low = V::lower(low[v], logits);
-        }
-        max[v] = seen.max;
-        low[v] = seen.low;
+        max[v] = i == 0 ? logits : V::max(max[v], logits);
+        low[v] = i == 0 ? logits : V::lower(low[v], logits);
         V::store(at(v, i), V::every(), logits);
     }
     template <std::size_t vectors, std::size_t v, class Inside>
@@ -566,22 +569,9 @@ struct short_strip {
         typename V::extent seen(max[v]);
         seen.low = low[v];
         const typename V::shift s = V::loose_shift_of(seen.is_small(scale), max[v], scale);
-        typename V::lane_wide terms = V::lane_zero();
-        typename V::scalar* row = at(v, 0);
-        std::size_t i = 0;
-        for (; rows - i >= 2; i += 2, row += 2 * V::lanes) {
-            typename V::vec e[] = {V::load(row, V::every(), V::zero()), V::load(row + V::lanes, V::every(), V::zero())};
-            V::exp_terms(e, s);
-            V::store(row, V::every(), e[0]);
-            V::store(row + V::lanes, V::every(), e[1]);
-            terms = V::lane_add(V::lane_add(terms, e[0]), e[1]);
-        }
-        if (i < rows) {
-            const typename V::vec e = V::exp_term(V::load(row, V::every(), V::zero()), s);
-            V::store(row, V::every(), e);
-            terms = V::lane_add(terms, e);
-        }
-        inverse[v] = V::lane_reciprocal(V::lane_total(terms));
+        typename V::scalar* const row = at(v, 0);
+        inverse[v] = V::lane_reciprocal(
+            V::lane_total(exponentials_down<V>(row, row, V::lanes, rows, 0, V::every(), s, V::lane_zero())));
     }
     // false: a max is far from 0
     template <std::size_t vectors, class Inside>

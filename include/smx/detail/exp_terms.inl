@@ -325,9 +325,10 @@ struct term_rows : P, wide_arithmetic<T> {
     }
     static SMX_INLINE vec power(const vec& x, const vec& k, const shift& s)
     {
-        const vec r = P::fma(x, s.scale_lo, P::fms(x, s.scale_hi, k - s.magic));
-        const vec t = s.powers.power(k);
-        return P::fma(t, q_plus(r, s.powers.delta(k)), t);
+        vec e[1];
+        const vec n[] = {k}, r[] = {P::fma(x, s.scale_lo, P::fms(x, s.scale_hi, k - s.magic))};
+        in_turn<P, 0>::power(e, n, r, s.powers);
+        return e[0];
     }
     static SMX_INLINE vec exp_term(const vec& x, const shift& s)
     {

@@ -30,22 +30,19 @@ SMX_INLINE constexpr typename V::vec label_loss(const typename V::scalar* logits
 }
 
 template <class V>
-struct store_label_loss {
-    static constexpr bool is_rare = true;
+struct store_label_loss : store_by_tail<V, store_label_loss<V>> {
     const typename V::scalar* labelled;
     typename V::scalar* loss;
 
-    template <class Row>
-    SMX_INLINE bool operator()(Row& row) const
+    SMX_INLINE store_label_loss(const typename V::scalar* labelled_, typename V::scalar* loss_)
+        : store_by_tail<V, store_label_loss>(V::unit_scale()), labelled(labelled_), loss(loss_)
     {
-        const typename V::vec max = V::reduce_max(row.max());
-        if (V::is_far(max, V::unit_scale()))
-            return false;
-        const typename V::step_shift shift = V::step_shift_of(max, V::unit_scale());
-        const std::size_t largest = row.find_tail(max, shift);
-        const typename V::wide tail = row.tail(largest);
-        V::store(loss, V::first(1), V::surprise(V::broadcast(labelled), max, shift, V::log1p(tail)));
-        return true;
+    }
+    template <class Row>
+    SMX_INLINE void store(Row&, const typename V::vec& max, const typename V::step_shift& shift,
+                          const typename V::wide& log1p_tail) const
+    {
+        V::store(loss, V::first(1), V::surprise(V::broadcast(labelled), max, shift, log1p_tail));
     }
 };
 
@@ -55,11 +52,11 @@ constexpr void row_cross_entropy(const typename V::scalar* logits, std::size_t n
 {
     const typename V::vec first = V::broadcast(logits);
     if constexpr (V::lanes > 1)
-        if (finished_in_registers<V>(logits, n, every_entry<V>{}, first, store_label_loss<V>{logits + label, loss}))
+        if (finished_in_registers<V>(logits, n, every_entry<V>{}, first, store_label_loss<V>(logits + label, loss)))
             return;
     const exp_scale<typename V::scalar>& scale = V::unit_scale();
     typename V::extent extent = extent_of<V>(logits, n, every_entry<V>{}, first);
-    const typename V::vec max = extent.max = V::in_register(extent.max);
+    const typename V::vec max = extent.max = V::in_register(extent.max); // as in largest_logit
     if (!V::is_finite(max))
         V::store(loss, V::first(1), V::not_a_number());
     else if (V::is_far(max, scale))

@@ -16,26 +16,23 @@
 // V supplies scalar, vec (lanes of them), wide (a sum or quotient of higher precision), and two types that say which
 // lanes take part: all, and some. load(p, which, fill) and store(p, which, v) do not touch the other lanes.
 
-template <class V, bool rare = V::is_rare, class Pass>
-SMX_INLINE constexpr void walk(std::size_t n, Pass& pass)
+template <class V, bool rare = V::is_rare, class Pass> // whole steps from i on; where they end
+SMX_INLINE constexpr std::size_t walk_from(std::size_t i, std::size_t n, Pass& pass)
 {
-    std::size_t i = 0;
     if constexpr (!rare) // else a third of the code will do
         for (; n - i >= Pass::group * V::lanes; i += Pass::group * V::lanes)
             pass.together(i);
     for (; n - i >= V::lanes; i += V::lanes)
         pass(i, V::every());
-    if (i < n)
-        pass(i, V::first(n - i));
+    return i;
 }
 
-template <class V, class Pass> // whole steps from i to n
-SMX_INLINE constexpr void walk_from(std::size_t i, std::size_t n, Pass& pass)
+template <class V, bool rare = V::is_rare, class Pass>
+SMX_INLINE constexpr void walk(std::size_t n, Pass& pass)
 {
-    for (; n - i >= Pass::group * V::lanes; i += Pass::group * V::lanes)
-        pass.together(i);
-    for (; n - i >= V::lanes; i += V::lanes)
-        pass(i, V::every());
+    const std::size_t i = walk_from<V, rare>(0, n, pass);
+    if (i < n)
+        pass(i, V::first(n - i));
 }
 
 template <class V, class Pass> // entries first ... last - 1, of a pass without a sum
@@ -232,10 +229,9 @@ SMX_INLINE constexpr typename V::extent extent_of(const typename V::scalar* x, s
     if (m == 1 || n < 2 * m)
         walk<V>(n, pass);
     else { // at the start of cache lines; some entries twice
-        const std::size_t head = V::entries_to_line(x);
         pass(0, V::every());
         pass(n - m, V::every());
-        walk_from<V>(head, n - (n - head) % m, pass);
+        walk_from<V>(V::entries_to_line(x), n, pass);
     }
     pass.seen.add(pass.more);
     pass.seen.max = V::reduce_max(pass.seen.max);
@@ -252,48 +248,19 @@ SMX_INLINE constexpr typename V::shift shift_of(const typename V::extent& extent
         return V::shift_of(extent.max, scale);
 }
 
-// A pass that sums what term(i, inside, exponentials of logits(i, inside)) gives, pairs first.
-template <class V, class Pass, class Sum>
+// A pass that sums what term(i, inside, exponentials of logits(i, inside)) gives, pairs first. first is an entry that takes part.
+template <class V, class Pass, class Entries, class Sum>
 struct each_exponential {
     static constexpr std::size_t group = 2;
+    const typename V::scalar* x;
+    Entries entries;
     typename V::shift shift;
+    typename V::vec first;
     Sum sum;
 
-    explicit SMX_INLINE constexpr each_exponential(const typename V::shift& shift_) : shift(shift_), sum() {}
-    template <class Inside>
-    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
-    {
-        Pass& pass = static_cast<Pass&>(*this);
-        sum.add(pass.term(i, inside, V::exp_term(pass.logits(i, inside), shift)));
-    }
-    SMX_INLINE constexpr void together(std::size_t i)
-    {
-        constexpr std::size_t m = V::lanes;
-        Pass& pass = static_cast<Pass&>(*this);
-        typename V::vec x[] = {pass.logits(i, V::every()), pass.logits(i + m, V::every())};
-        if constexpr (m > 1)
-            V::exp_terms(x, shift);
-        else
-            for (typename V::vec& y : x)
-                y = V::exp_term(y, shift);
-        const typename V::vec a = pass.term(i, V::every(), x[0]), b = pass.term(i + m, V::every(), x[1]);
-        sum.add(a, b);
-    }
-};
-
-// p[i] = e^(x[i] - max), 0 where i does not take part; the sum of p. The last, partial step is kept in a register: a
-// masked store cannot be forwarded to the load of the next pass.
-template <class V, class Entries>
-struct exp_pass : each_exponential<V, exp_pass<V, Entries>, typename V::term_sum> {
-    const typename V::scalar* x;
-    typename V::scalar* p;
-    Entries entries;
-    typename V::vec first, tail;
-
-    SMX_INLINE constexpr exp_pass(const typename V::scalar* x_, typename V::scalar* p_, Entries entries_,
-                                  const typename V::shift& shift_, const typename V::vec& first_)
-        : each_exponential<V, exp_pass, typename V::term_sum>(shift_), x(x_), p(p_), entries(entries_), first(first_),
-          tail(first_)
+    SMX_INLINE constexpr each_exponential(const typename V::scalar* x_, Entries entries_,
+                                          const typename V::shift& shift_, const typename V::vec& first_)
+        : x(x_), entries(entries_), shift(shift_), first(first_), sum()
     {
     }
     template <class Inside>
@@ -301,15 +268,48 @@ struct exp_pass : each_exponential<V, exp_pass<V, Entries>, typename V::term_sum
     {
         return V::load(x + i, entries.of(i, inside), first);
     }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
+    {
+        sum.add(static_cast<Pass&>(*this).term(i, inside, V::exp_term(logits(i, inside), shift)));
+    }
+    SMX_INLINE constexpr void together(std::size_t i)
+    {
+        constexpr std::size_t m = V::lanes;
+        Pass& pass = static_cast<Pass&>(*this);
+        typename V::vec e[] = {logits(i, V::every()), logits(i + m, V::every())};
+        if constexpr (m > 1)
+            V::exp_terms(e, shift);
+        else
+            for (typename V::vec& y : e)
+                y = V::exp_term(y, shift);
+        const typename V::vec a = pass.term(i, V::every(), e[0]), b = pass.term(i + m, V::every(), e[1]);
+        sum.add(a, b);
+    }
+};
+
+// p[i] = e^(x[i] - max), 0 where i does not take part; the sum of p. The last, partial step is kept in a register: a
+// masked store cannot be forwarded to the load of the next pass.
+template <class V, class Entries>
+struct exp_pass : each_exponential<V, exp_pass<V, Entries>, Entries, typename V::term_sum> {
+    typename V::scalar* p;
+    typename V::vec tail;
+
+    SMX_INLINE constexpr exp_pass(const typename V::scalar* x_, typename V::scalar* p_, Entries entries_,
+                                  const typename V::shift& shift_, const typename V::vec& first_)
+        : each_exponential<V, exp_pass, Entries, typename V::term_sum>(x_, entries_, shift_, first_), p(p_),
+          tail(first_)
+    {
+    }
     SMX_INLINE constexpr typename V::vec term(std::size_t i, typename V::all inside, const typename V::vec& e)
     {
-        const typename V::vec kept = V::keep(entries.of(i, inside), e);
+        const typename V::vec kept = V::keep(this->entries.of(i, inside), e);
         V::store(p + i, inside, kept);
         return kept;
     }
     SMX_INLINE constexpr typename V::vec term(std::size_t i, typename V::some inside, const typename V::vec& e)
     {
-        return tail = V::keep(entries.of(i, inside), e);
+        return tail = V::keep(this->entries.of(i, inside), e);
     }
 };
 
@@ -343,54 +343,37 @@ struct scale_pass : each_step<V, scale_pass<V, Entries>> {
 
 // The sum of e^(x[i] - max) without the largest terms, and their number. Nothing here rounds to 1 + tiny.
 template <class V, class Entries>
-struct tail_pass : each_exponential<V, tail_pass<V, Entries>, typename V::sum> {
-    const typename V::scalar* x;
-    Entries entries;
-    typename V::vec max, first;
+struct tail_pass : each_exponential<V, tail_pass<V, Entries>, Entries, typename V::sum> {
+    typename V::vec max;
     typename V::tally ties;
 
     SMX_INLINE constexpr tail_pass(const typename V::scalar* x_, Entries entries_, const typename V::shift& shift_,
                                    const typename V::vec& max_, const typename V::vec& first_)
-        : each_exponential<V, tail_pass, typename V::sum>(shift_), x(x_), entries(entries_), max(max_), first(first_),
-          ties()
+        : each_exponential<V, tail_pass, Entries, typename V::sum>(x_, entries_, shift_, first_), max(max_), ties()
     {
-    }
-    template <class Inside>
-    SMX_INLINE constexpr typename V::vec logits(std::size_t i, Inside inside) const
-    {
-        return V::load(x + i, entries.of(i, inside), first);
     }
     template <class Inside>
     SMX_INLINE constexpr typename V::vec term(std::size_t i, Inside inside, const typename V::vec& e)
     {
-        const auto which = entries.of(i, inside);
-        const typename V::some largest = V::equals(which, logits(i, inside), max);
+        const auto which = this->entries.of(i, inside);
+        const typename V::some largest = V::equals(which, this->logits(i, inside), max);
         ties.add(largest);
         return V::keep(which, V::without_largest(largest, e));
     }
 };
 
 // The sum of e^(x[i] - max), the largest terms too.
-template <class V, class Entries, class Sum>
-struct whole_pass : each_exponential<V, whole_pass<V, Entries, Sum>, Sum> {
-    const typename V::scalar* x;
-    Entries entries;
-    typename V::vec first;
-
+template <class V, class Entries>
+struct whole_pass : each_exponential<V, whole_pass<V, Entries>, Entries, typename V::term_sum> {
     SMX_INLINE constexpr whole_pass(const typename V::scalar* x_, Entries entries_, const typename V::shift& shift_,
                                     const typename V::vec& first_)
-        : each_exponential<V, whole_pass, Sum>(shift_), x(x_), entries(entries_), first(first_)
+        : each_exponential<V, whole_pass, Entries, typename V::term_sum>(x_, entries_, shift_, first_)
     {
-    }
-    template <class Inside>
-    SMX_INLINE constexpr typename V::vec logits(std::size_t i, Inside inside) const
-    {
-        return V::load(x + i, entries.of(i, inside), first);
     }
     template <class Inside>
     SMX_INLINE constexpr typename V::vec term(std::size_t i, Inside inside, const typename V::vec& e) const
     {
-        return V::keep(entries.of(i, inside), e);
+        return V::keep(this->entries.of(i, inside), e);
     }
 };
 
@@ -523,20 +506,14 @@ struct held_row {
             load<k + 1>(logits, first);
     }
     template <std::size_t k = 0>
-    SMX_INLINE typename V::vec max() const
+    SMX_INLINE typename V::extent extent() const
     {
-        if constexpr (k + 1 < steps)
-            return V::max(x[k], max<k + 1>());
-        else
-            return x[k];
-    }
-    template <std::size_t k = 1>
-    SMX_INLINE void add_to(typename V::extent& extent) const // x[0] is there
-    {
-        if constexpr (k < steps) {
-            extent.add(x[k]);
-            add_to<k + 1>(extent);
-        }
+        if constexpr (k + 1 < steps) {
+            typename V::extent rest = extent<k + 1>();
+            rest.add(x[k]);
+            return rest;
+        } else
+            return typename V::extent(x[k]);
     }
     template <std::size_t k = 0>
     SMX_INLINE void find_exponentials(const typename V::shift& shift)
@@ -681,8 +658,7 @@ struct store_softmax {
     template <class Row>
     SMX_INLINE bool operator()(Row& row) const
     {
-        typename V::extent extent(row.x[0]);
-        row.add_to(extent);
+        const typename V::extent extent = row.extent();
         const bool small = extent.is_small(scale);
         const typename V::vec max = V::reduce_max(extent.max);
         if (!small && V::is_far(max, scale))
@@ -745,7 +721,7 @@ struct blocks_sum {
         seen.add(extent);
         typename V::shift shift = V::loose_shift_of(false, extent.max, scale);
         shift.clamp_if_needed(extent);
-        whole_pass<V, every_entry<V>, typename V::term_sum> pass(logits + from, every_entry<V>{}, shift, first);
+        whole_pass<V, every_entry<V>> pass(logits + from, every_entry<V>{}, shift, first);
         if (count == block)
             for (std::size_t i = 0; i < block; i += 2 * V::lanes) {
                 fetch(from + block + i);
@@ -875,39 +851,55 @@ constexpr void row_softmax(const typename V::scalar* logits, typename V::scalar*
         softmax_of<V>(logits, probs, n, scale, every_entry<V>{}, V::broadcast(logits));
 }
 
-template <class V>
-struct store_log_softmax {
+// Store(row, max, shift, log1p(T)) does the rest.
+template <class V, class Store>
+struct store_by_tail {
     static constexpr bool is_rare = true;
-    typename V::scalar* log_probs;
     const exp_scale<typename V::scalar>& scale;
 
+    explicit SMX_INLINE store_by_tail(const exp_scale<typename V::scalar>& scale_) : scale(scale_) {}
     template <class Row>
     SMX_INLINE bool operator()(Row& row) const
     {
-        const typename V::vec max = V::reduce_max(row.max());
+        const typename V::vec max = V::reduce_max(row.extent().max);
         if (V::is_far(max, scale))
             return false;
         const typename V::step_shift shift = V::step_shift_of(max, scale);
         const std::size_t largest = row.find_tail(max, shift);
-        row.store_log_probs(log_probs, shift, V::log1p(row.tail(largest)));
+        static_cast<const Store&>(*this).store(row, max, shift, V::log1p(row.tail(largest)));
         return true;
     }
 };
 
 template <class V>
-struct store_logsumexp {
-    static constexpr bool is_rare = true;
+struct store_log_softmax : store_by_tail<V, store_log_softmax<V>> {
+    typename V::scalar* log_probs;
+
+    SMX_INLINE store_log_softmax(typename V::scalar* log_probs_, const exp_scale<typename V::scalar>& scale_)
+        : store_by_tail<V, store_log_softmax>(scale_), log_probs(log_probs_)
+    {
+    }
+    template <class Row>
+    SMX_INLINE void store(Row& row, const typename V::vec&, const typename V::step_shift& shift,
+                          const typename V::wide& log1p_tail) const
+    {
+        row.store_log_probs(log_probs, shift, log1p_tail);
+    }
+};
+
+template <class V>
+struct store_logsumexp : store_by_tail<V, store_logsumexp<V>> {
     typename V::scalar* out;
 
-    template <class Row>
-    SMX_INLINE bool operator()(Row& row) const
+    explicit SMX_INLINE store_logsumexp(typename V::scalar* out_)
+        : store_by_tail<V, store_logsumexp>(V::unit_scale()), out(out_)
     {
-        const typename V::vec max = V::reduce_max(row.max());
-        if (V::is_far(max, V::unit_scale()))
-            return false;
-        const std::size_t largest = row.find_tail(max, V::step_shift_of(max, V::unit_scale()));
-        V::store(out, V::first(1), V::plus(max, V::log1p(row.tail(largest))));
-        return true;
+    }
+    template <class Row>
+    SMX_INLINE void store(Row&, const typename V::vec& max, const typename V::step_shift&,
+                          const typename V::wide& log1p_tail) const
+    {
+        V::store(out, V::first(1), V::plus(max, log1p_tail));
     }
 };
 
@@ -933,13 +925,10 @@ SMX_INLINE constexpr typename V::wide tail_of_sum(const typename V::scalar* logi
             pass.together(i);
         }
         // T > 1: T = sum - 1 loses no digit that counts, though 1 may be added to a term before
-        whole_pass<V, Entries, typename V::term_sum> rest(logits, entries, shift, first);
+        whole_pass<V, Entries> rest(logits, entries, shift, first);
         for (; n - i >= 2 * m; i += 2 * m)
             rest.together(i);
-        if (n - i >= m) {
-            pass(i, V::every());
-            i += m;
-        }
+        i = walk_from<V, true>(i, n, pass);
         if (i < n)
             pass(i, V::first(n - i));
         return V::tail(V::total(pass.sum.total(), rest.sum.total()), pass.ties.total());
@@ -973,7 +962,7 @@ SMX_INLINE constexpr void log_softmax_of(const typename V::scalar* logits, typen
                                          const typename V::vec& first)
 {
     if constexpr (V::lanes > 1)
-        if (finished_in_registers<V>(logits, n, entries, first, store_log_softmax<V>{log_probs, scale}))
+        if (finished_in_registers<V>(logits, n, entries, first, store_log_softmax<V>(log_probs, scale)))
             return;
     if constexpr (V::lanes > 1 && !Entries::is_rare)
         if (n > V::streamed_length) {
@@ -1041,7 +1030,7 @@ constexpr void row_logsumexp(const typename V::scalar* logits, std::size_t n, ty
         return V::store(out, V::first(1), V::minus_infinity());
     const typename V::vec first = V::broadcast(logits);
     if constexpr (V::lanes > 1)
-        if (finished_in_registers<V>(logits, n, every_entry<V>{}, first, store_logsumexp<V>{out}))
+        if (finished_in_registers<V>(logits, n, every_entry<V>{}, first, store_logsumexp<V>(out)))
             return;
     if constexpr (V::lanes > 1)
         if (n > V::streamed_length) {
