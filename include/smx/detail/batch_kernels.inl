@@ -2,7 +2,7 @@
 // batch_kernels.inl: many rows at once, written once for a vector type V.
 //
 //   rows of at most one step --transpose--> columns, one row a lane --as in one step--> --transpose--> rows
-//   rows of p and v, eight at once --fold--> sums of eight rows by one tree of shuffles --> J v
+//   rows of p and v, eight of doubles at once --> sums of eight rows by one tree of shuffles --> J v
 //   matrix --V::lanes columns at a time--> max --exp_and_sum--> exponentials, sums --scale--> probs
 //
 // A row in a lane has the bits that it has by itself: its operations are those of one step in row_kernels.inl, and its sums
@@ -229,7 +229,7 @@ void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale,
     columns_to_rows<V>(rows, x);
 }
 
-// J v of eight rows of a matrix, of at most one step each; every step of product_in_step for all of them before the next
+// J v of eight rows of doubles of a matrix, of at most one step each; every step of product_in_step for all of them before the next
 template <class V>
 struct eight_products {
     const typename V::scalar* p;
@@ -239,18 +239,18 @@ struct eight_products {
     typename V::vec prob[8], t[8];
 
     template <std::size_t r = 0>
-    SMX_INLINE void load_probs(const typename V::some& inside, typename V::folded (&sums)[8])
+    SMX_INLINE void load_probs(const typename V::some& inside, typename V::vec (&sums)[8])
     {
         prob[r] = V::load_short(p + r * stride, n);
-        sums[r] = V::fold(V::keep(inside, prob[r]));
+        sums[r] = V::keep(inside, prob[r]);
         if constexpr (r + 1 < 8)
             load_probs<r + 1>(inside, sums);
     }
     template <std::size_t r = 0>
-    SMX_INLINE void load_tangents(const typename V::some& inside, typename V::folded (&sums)[8])
+    SMX_INLINE void load_tangents(const typename V::some& inside, typename V::vec (&sums)[8])
     {
         t[r] = tangent_in_step<V>(prob[r], V::keep(inside, prob[r]), V::load_short(v + r * stride, n));
-        sums[r] = V::fold(V::keep(inside, prob[r] * t[r]));
+        sums[r] = V::keep(inside, prob[r] * t[r]);
         if constexpr (r + 1 < 8)
             load_tangents<r + 1>(inside, sums);
     }
@@ -266,7 +266,7 @@ struct eight_products {
     SMX_INLINE bool done() // false: a row is tiny, or its sum not 1 but for rounding
     {
         const typename V::some inside = V::inside_short(n);
-        typename V::folded sums[8];
+        typename V::vec sums[8];
         typename V::step_sum masses[8];
         typename V::scalar dots[V::lanes];
         load_probs(inside, sums);
@@ -330,6 +330,13 @@ void slices_logsumexp(const row_slice<typename V::scalar>* slices, std::size_t c
 // ---- matrices, without a mask or with one for all rows --------------------------------------------------------------
 
 template <class V>
+SMX_INLINE void fetch_row(const typename V::scalar* x, std::size_t n)
+{
+    for (std::size_t i = 0; i < n; i += 64 / sizeof(typename V::scalar))
+        V::fetch(x + i);
+}
+
+template <class V>
 void matrix_softmax(const typename V::scalar* in, typename V::scalar* out, std::size_t rows, std::size_t n,
                     std::size_t stride, const exp_scale<typename V::scalar>& scale, const bool* mask)
 {
@@ -338,8 +345,12 @@ void matrix_softmax(const typename V::scalar* in, typename V::scalar* out, std::
         if (n <= V::most_in_lanes && (mask == nullptr || first_unmasked(mask, n) != n))
             for (; rows - r >= V::lanes; r += V::lanes)
                 softmax_lanes<V>(matrix_rows<V>(in + r * stride, out + r * stride, n, stride), scale, mask);
-    for (; r < rows; ++r)
+    const bool fetches = V::fetches_next(n, (rows - r) * stride);
+    for (; r < rows; ++r) {
+        if (fetches && r + 1 < rows)
+            fetch_row<V>(in + (r + 1) * stride, n);
         row_softmax<V>(in + r * stride, out + r * stride, n, scale, mask);
+    }
 }
 
 template <class V>
@@ -347,7 +358,10 @@ void matrix_softmax_jvp(const typename V::scalar* in, const typename V::scalar* 
                         std::size_t rows, std::size_t n, std::size_t stride)
 {
     std::size_t r = 0;
-    if constexpr (V::lanes > 1)
+    if constexpr (V::is_doubled) {
+        if (n != 0 && n <= 32)
+            return doubled_softmax_jvp<V>(in, with, out, rows, n, stride);
+    } else if constexpr (V::lanes > 1)
         if (n <= V::lanes)
             for (; rows - r >= 8; r += 8) {
                 eight_products<V> eight;
@@ -640,19 +654,19 @@ void one_column_softmax(const typename V::scalar* x, typename V::scalar* p, std:
         max = V::max(max, V::broadcast(x + i * stride));
     if (!V::is_finite(max)) {
         for (std::size_t i = 0; i < rows; ++i)
-            V::store(p + i * stride, V::first(1), V::not_a_number());
+            V::store_first(p + i * stride, V::not_a_number());
         return;
     }
     const typename V::shift shift = V::shift_of(max, V::unit_scale());
     typename V::term_sum sum;
     for (std::size_t i = 0; i < rows; ++i) {
         const typename V::vec e = V::exp_term(V::broadcast(x + i * stride), shift);
-        V::store(p + i * stride, V::first(1), e);
+        V::store_first(p + i * stride, e);
         sum.add(e);
     }
     const typename V::factor inverse = V::inverse(sum.total());
     for (std::size_t i = 0; i < rows; ++i)
-        V::store(p + i * stride, V::first(1), V::times(V::broadcast(p + i * stride), inverse));
+        V::store_first(p + i * stride, V::times(V::broadcast(p + i * stride), inverse));
 }
 
 template <class V>

@@ -262,9 +262,11 @@ SMX_INLINE void check_overlap(const char* function, const argument<Out>& out, co
     const auto out_first = reinterpret_cast<std::uintptr_t>(out.data),
                in_first = reinterpret_cast<std::uintptr_t>(in.data);
     const std::uintptr_t out_last = out_first + out.size * sizeof(Out), in_last = in_first + in.size * sizeof(In);
+    if (SMX_LIKELY(in_last <= out_first) || out_last <= in_first)
+        return;
     const bool same = out_first == in_first && out_last == in_last &&
                       std::is_same_v<std::remove_const_t<Out>, std::remove_const_t<In>>;
-    if (out_first < in_last && in_first < out_last && !same)
+    if (!same)
         refuse_overlap(function, out.name, out.size, in.name, in.size);
 }
 

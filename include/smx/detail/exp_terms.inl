@@ -239,13 +239,26 @@ struct term_rows : P, wide_arithmetic<T> {
             P::zero() - max * hi,       max * P::set1(scale.unit),
             P::set1(scale.unit),        P::set1(scale.inverse_hi)};
     }
-    static SMX_INLINE vec exp_in_step(const vec& x, const step_shift& s)
+    // the parts of it that log_prob needs
+    static SMX_INLINE step_shift differences_from(const vec& max, const exp_scale<T>& scale)
+    {
+        return {P::zero(),
+                P::zero(),
+                P::zero(),
+                P::zero(),
+                P::zero(),
+                P::zero(),
+                max * P::set1(scale.unit),
+                P::set1(scale.unit),
+                P::set1(scale.inverse_hi)};
+    }
+    static SMX_INLINE vec exp_term(const vec& x, const step_shift& s)
     {
         vec e[] = {P::at_least(s.lowest, x)};
         in_turn<P, 0>::exp_of_difference(e, s, typename P::powers{unturned{}});
         return e[0];
     }
-    static SMX_INLINE void exps_in_step(vec (&x)[2], const step_shift& s)
+    static SMX_INLINE void exp_terms(vec (&x)[2], const step_shift& s)
     {
         x[0] = P::at_least(s.lowest, x[0]);
         x[1] = P::at_least(s.lowest, x[1]);
@@ -354,6 +367,16 @@ struct term_rows : P, wide_arithmetic<T> {
         SMX_INLINE vec upper() const { return hi - start; }
     };
 
+    // a sum of terms of which the largest is not 1: each by itself
+    struct single_sum : P::sum {
+        SMX_INLINE single_sum() : P::sum() {}
+        SMX_INLINE void add(const vec& x) { P::sum::add(x); }
+        SMX_INLINE void add(const vec& a, const vec& b)
+        {
+            P::sum::add(a);
+            P::sum::add(b);
+        }
+    };
     // A sum whose terms may be added in fours before they meet it: one more rounding.
     struct rough_sum : P::sum {
         SMX_INLINE rough_sum() : P::sum() {}
@@ -462,7 +485,10 @@ struct rows<P, float> : term_rows<P, float> {
         SMX_INLINE real total() const { return folded + P::lane_sum(terms.upper(), terms.lo); }
     };
     // the sum of the terms of one step, or of two
-    static SMX_INLINE real step_total(const vec& e) { return P::lane_sum(e); }
+    static SMX_INLINE real step_total(const vec& e, std::size_t n) // n entries, as load_short has them
+    {
+        return n <= 8 ? P::lane_sum(P::low(e)) : P::lane_sum(e);
+    }
     static SMX_INLINE real step_total(const vec& a, const vec& b) { return P::lane_sum(a, b); }
 
     // What no term of a row in registers exceeds: only doubles need it.
@@ -475,32 +501,53 @@ struct rows<P, float> : term_rows<P, float> {
         SMX_INLINE real total() const { return P::lane_sum(s); }
     };
     // the same of one step, or of two
-    static SMX_INLINE real held_total(const vec&, const vec& a) { return step_total(a); }
+    static SMX_INLINE real held_total(const vec&, const vec& a, std::size_t n) { return step_total(a, n); }
     static SMX_INLINE real held_total(const vec&, const vec& a, const vec& b) { return step_total(a, b); }
 
-    // The sums of products of rows of one step: in double, of one row or of eight; s and <p, t>, to a float.
-    using folded = typename P::half;
-    using eight = eight_sums<typename P::wide_lanes>;
-    static SMX_INLINE folded fold(const vec& x) { return P::low(x) + P::high(x); }
-    struct step_sum {
-        float hi;
+    // Products of rows of one step, in double: n <= 8 entries as load_short has them.
+    static constexpr bool is_doubled = true;
+    // Rows of about a page, in a matrix that no near cache holds: each would wait for memory anew.
+    static SMX_INLINE bool fetches_next(std::size_t n, std::size_t size)
+    {
+        return n > 640 && n <= 3072 && size > 262144;
+    }
+    static constexpr std::size_t most_held_of_products = 8 * P::lanes;
+    static constexpr std::size_t most_without_origin = 768; // longer rows gain nothing by it
+    static SMX_INLINE typename P::half load_doubled(const float* x, std::size_t n)
+    {
+        if (n == 8)
+            return P::wide_lanes::load_floats(x, P::wide_lanes::every());
+        return P::low(load_short(x, n));
+    }
+    static SMX_INLINE bool has_bits_of(const float* x, const float* y)
+    {
+        return __builtin_bit_cast(std::uint32_t, *x) == __builtin_bit_cast(std::uint32_t, *y);
+    }
+    static SMX_INLINE auto inside_doubled(std::size_t n) { return P::wide_lanes::lanes_of(lanes_of_short_rows[n]); }
+    static SMX_INLINE void store_doubled(float* x, std::size_t n, const typename P::half& v)
+    {
+        if (n == 8)
+            _mm256_storeu_ps(x, P::narrowed(v));
+        else
+            store_short(x, n, P::narrowed(v, v));
+    }
+
+    static SMX_INLINE typename P::half fold(const vec& x) { return P::low(x) + P::high(x); }
+    struct product_sums {
+        real mass, dot;
     };
-    using mass_sum = typename P::sum;
-    static SMX_INLINE step_sum mass_of(const folded& x) { return {static_cast<float>(P::lane_sum(x).value)}; }
-    static SMX_INLINE float dot_of(const folded& x) { return static_cast<float>(P::lane_sum(x).value); }
-    static SMX_INLINE void dots_of(const folded (&x)[8], float (&dots)[16]) // twice
+    static SMX_INLINE product_sums product_sums_of(const typename P::half& mass, const typename P::half& dot)
     {
-        const folded sums = eight::of(x);
-        P::store(dots, P::every(), P::narrowed(sums, sums));
+        const typename P::wide_lanes::two_sums sums = P::wide_lanes::lane_sums(mass, dot);
+        return {{sums.both[0]}, {sums.both[1]}};
     }
-    static SMX_INLINE void masses_of(const folded (&x)[8], step_sum (&masses)[8])
+    static SMX_INLINE product_sums product_sums_of(const vec& mass, const vec& dot)
     {
-        const folded sums = eight::of(x);
-        _mm256_storeu_ps(&masses[0].hi, P::lower_half(P::narrowed(sums, sums)));
+        return product_sums_of(fold(mass), fold(dot));
     }
-    static SMX_INLINE vec step_product(const vec& p, const vec& t, step_sum s, float dot) // p (s t - dot)
+    static SMX_INLINE product_sums product_sums_of(const vec& mass, const vec& more_mass, const vec& dot)
     {
-        return p * P::fms(P::set1(s.hi), t, P::set1(dot));
+        return product_sums_of(fold(mass) + fold(more_mass), fold(dot));
     }
 
     // The same where every lane is a row, of not so many entries that a row by itself is faster: its sums, in double.
@@ -535,6 +582,22 @@ struct rows<P, float> : term_rows<P, float> {
             for (std::size_t j = 0; j < half; ++j)
                 sums[j] = lane_plus(sums[j], sums[j + half]);
         return sums[0];
+    }
+    static SMX_INLINE real log1p(real t) { return detail::log1p<fused>(t); }
+    // The inverse of a largest term of loose_shift_of, times 2^bias; relative error 2^-28.
+    static SMX_INLINE real inverse_of_largest(bool small, const vec& max, const exp_scale<float>& scale)
+    {
+        const real c = base::as_double(scale.near_hi) + base::as_double(scale.near_lo), magic{0x1.8p+48};
+        const real whole = small ? real{base::numbers::bias} : lane(base::whole_of(max, scale));
+        const real exponent = whole - lane(max) * c;
+        const real k = exponent + magic, r = exponent - (k - magic); // k: its last bit is 1/16
+        const auto sixteenths = __builtin_bit_cast(std::uint64_t, k);
+        const double t = sixteenth_powers_of_doubles.power[sixteenths % 16];
+        const auto power = __builtin_bit_cast(std::uint64_t, t) + (sixteenths / 16 << 52);
+        constexpr auto& p = series<float>::coefficients;
+        const real q = fused::multiply_add(fused::multiply_add({p[0]}, r, {p[1]}), r, {p[2]});
+        const real sixteenth{__builtin_bit_cast(double, power)};
+        return fused::multiply_add(sixteenth * r, q, sixteenth);
     }
     static SMX_INLINE vec log_prob(const vec& x, const step_shift& s, real log1p_tail)
     {
@@ -583,10 +646,9 @@ struct rows<P, float> : term_rows<P, float> {
 
     // products: so many steps may be added to each other before they meet a sum
     static constexpr std::size_t rough_group = 8;
-    static SMX_INLINE vec rough_minus(real s, const vec& x, real b) // s x - b, b to a float
+    static SMX_INLINE vec rough_minus(real s, const vec& x, real b) // s x - b, both to a float
     {
-        const factor f = split(s);
-        return P::fma(f.lo, x, P::fms(f.hi, x, narrow(b)));
+        return P::fms(narrow(s), x, narrow(b));
     }
 
     static SMX_INLINE wide others(wide tail, const vec& e, bool is_largest)
@@ -725,7 +787,7 @@ struct rows<P, double> : term_rows<P, double> {
         SMX_INLINE void add(const vec& a, const vec& b) { add(a + b); }
         SMX_INLINE pair total() const { return P::lane_sum(this->upper(), this->lo); }
     };
-    static SMX_INLINE pair step_total(const vec& e) { return P::lane_sum(e, P::zero()); }
+    static SMX_INLINE pair step_total(const vec& e, std::size_t = 0) { return P::lane_sum(e, P::zero()); }
     static SMX_INLINE pair step_total(const vec& a, const vec& b)
     {
         const typename eight::pairs s = eight::two_sum_of(a, b, P::zero());
@@ -750,7 +812,7 @@ struct rows<P, double> : term_rows<P, double> {
         return fast_two_sum({P::lane_sum(hi)}, {P::lane_sum(lo)});
     }
     // the same of one step, or of two
-    static SMX_INLINE pair held_total(const vec& start, const vec& a)
+    static SMX_INLINE pair held_total(const vec& start, const vec& a, std::size_t = 0)
     {
         const vec hi = upper_part(start, a);
         return sum_of_parts(hi, a - hi);
@@ -762,8 +824,9 @@ struct rows<P, double> : term_rows<P, double> {
     }
 
     // The sums of products of rows of one step, of one row or of eight: s as hi + lo.
-    using folded = vec;
-    static SMX_INLINE const vec& fold(const vec& x) { return x; }
+    static constexpr bool is_doubled = false;
+    static SMX_INLINE bool fetches_next(std::size_t, std::size_t) { return false; } // no faster
+    static constexpr std::size_t most_held_of_products = 4 * P::lanes;
     struct step_sum {
         double hi, lo;
     };
@@ -772,9 +835,18 @@ struct rows<P, double> : term_rows<P, double> {
         const pair s = P::lane_sum(x, P::zero());
         return {s.hi.value, s.lo.value};
     }
-    struct mass_sum : held_sum { // of a row in registers: s is about 1
-        SMX_INLINE mass_sum() : held_sum(P::set1(128)) {}
+    struct product_sums {
+        pair mass, dot;
     };
+    static SMX_INLINE product_sums product_sums_of(const vec& mass, const vec& dot) // s is about 1
+    {
+        return {held_total(P::set1(128), mass), step_total(dot)};
+    }
+    static SMX_INLINE product_sums product_sums_of(const vec& mass, const vec& more_mass, const vec& dot,
+                                                   const vec& more_dot)
+    {
+        return {held_total(P::set1(128), mass, more_mass), step_total(dot, more_dot)};
+    }
     static SMX_INLINE double dot_of(const vec& x) { return P::lane_sum(x); }
     static SMX_INLINE void dots_of(const vec (&x)[8], double (&dots)[8]) { P::store(dots, P::every(), eight::of(x)); }
     static SMX_INLINE void masses_of(const vec (&x)[8], step_sum (&masses)[8])
@@ -1015,10 +1087,7 @@ struct widened_floats : Doubles {
     {
         return Doubles::select(which, Doubles::load_floats(x, which), fill);
     }
-    static SMX_INLINE void store(float* x, const some&, const vec& v) // a single result
-    {
-        *x = static_cast<float>(Doubles::lane0(v));
-    }
+    static SMX_INLINE void store_first(float* x, const vec& v) { *x = static_cast<float>(Doubles::lane0(v)); }
     static SMX_INLINE bool broadcast_equals(const float* x, const vec& a)
     {
         return Doubles::count(Doubles::equals(Doubles::every(), broadcast(x), a)) != 0;

@@ -173,6 +173,7 @@ struct floats {
         _mm256_maskstore_ps(x, which.a, v.a);
         _mm256_maskstore_ps(x + 8, which.b, v.b);
     }
+    static SMX_INLINE void store_first(float* x, const vec& v) { *x = lane0(v); } // need not wait for a mask
     static SMX_INLINE void stream(float* x, const vec& v)
     {
         _mm256_stream_ps(x, v.a);
@@ -524,6 +525,7 @@ struct doubles {
         _mm256_maskstore_pd(x, which.a, v.a);
         _mm256_maskstore_pd(x + 4, which.b, v.b);
     }
+    static SMX_INLINE void store_first(double* x, const vec& v) { *x = lane0(v); }
     static SMX_INLINE void stream(double* x, const vec& v)
     {
         _mm256_stream_pd(x, v.a);
@@ -696,6 +698,27 @@ struct doubles {
         const __m256d four = x.a + x.b;
         const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
         return two[0] + two[1];
+    }
+    // the sums of eight a and of eight b: of neighbours first
+    struct two_sums {
+        __m128d both;
+
+        SMX_INLINE vec first() const
+        {
+            const __m256d x = _mm256_broadcastsd_pd(both);
+            return {x, x};
+        }
+        SMX_INLINE vec second() const
+        {
+            const __m256d x = _mm256_broadcastsd_pd(_mm_unpackhi_pd(both, both));
+            return {x, x};
+        }
+    };
+    static SMX_INLINE two_sums lane_sums(const vec& a, const vec& b)
+    {
+        const vec eight = even_lanes(a, b) + odd_lanes(a, b);
+        const __m256d four = eight.a + eight.b;
+        return {_mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1)};
     }
     // the sum of eight hi + lo, in the same tree
     static SMX_INLINE pair lane_sum(const vec& hi, const vec& lo)

@@ -72,6 +72,7 @@ struct floats {
     static SMX_INLINE vec load(const float* x, some which, vec fill) { return _mm512_mask_loadu_ps(fill, which, x); }
     static SMX_INLINE void store(float* x, all, vec v) { _mm512_storeu_ps(x, v); }
     static SMX_INLINE void store(float* x, some which, vec v) { _mm512_mask_storeu_ps(x, which, v); }
+    static SMX_INLINE void store_first(float* x, vec v) { *x = lane0(v); } // what reads it need not wait for a mask
     static SMX_INLINE void stream(float* x, vec v) { _mm512_stream_ps(x, v); }
 
     static SMX_INLINE vec zero() { return _mm512_setzero_ps(); }
@@ -186,10 +187,8 @@ struct floats {
     }
     static SMX_INLINE half set_half(double x) { return _mm512_set1_pd(x); }
     static SMX_INLINE half fms(half a, half b, half c) { return _mm512_fmsub_pd(a, b, c); }
-    static SMX_INLINE vec narrowed(half a, half b)
-    {
-        return join(_mm512_maskz_cvtpd_ps(ones, a), _mm512_maskz_cvtpd_ps(ones, b));
-    }
+    static SMX_INLINE __m256 narrowed(half x) { return _mm512_maskz_cvtpd_ps(ones, x); }
+    static SMX_INLINE vec narrowed(half a, half b) { return join(narrowed(a), narrowed(b)); }
     static SMX_INLINE __m256 lower_half(vec x) { return _mm512_maskz_extractf32x8_ps(ones, x, 0); }
     static SMX_INLINE __m256 upper_half(vec x) { return _mm512_maskz_extractf32x8_ps(ones, x, 1); }
     static SMX_INLINE vec join(__m256 a, __m256 b) { return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1); }
@@ -307,6 +306,7 @@ struct doubles {
     }
     static SMX_INLINE void store(double* x, all, vec v) { _mm512_storeu_pd(x, v); }
     static SMX_INLINE void store(double* x, some which, vec v) { _mm512_mask_storeu_pd(x, which, v); }
+    static SMX_INLINE void store_first(double* x, vec v) { *x = lane0(v); }
     static SMX_INLINE __m256d lower_half(vec x) { return _mm512_maskz_extractf64x4_pd(ones, x, 0); }
     static SMX_INLINE __m256d upper_half(vec x) { return _mm512_maskz_extractf64x4_pd(ones, x, 1); }
     static SMX_INLINE vec join(__m256d a, __m256d b)
@@ -439,6 +439,19 @@ struct doubles {
         const __m256d four = lower_half(x) + upper_half(x);
         const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
         return two[0] + two[1];
+    }
+    // the sums of eight a and of eight b: of neighbours first
+    struct two_sums {
+        __m128d both;
+
+        SMX_INLINE vec first() const { return _mm512_maskz_broadcastsd_pd(ones, both); }
+        SMX_INLINE vec second() const { return _mm512_maskz_broadcastsd_pd(ones, _mm_unpackhi_pd(both, both)); }
+    };
+    static SMX_INLINE two_sums lane_sums(vec a, vec b)
+    {
+        const vec eight = even_lanes(a, b) + odd_lanes(a, b);
+        const __m256d four = lower_half(eight) + upper_half(eight);
+        return {_mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1)};
     }
     // the sum of eight hi + lo, in the same tree
     static SMX_INLINE pair lane_sum(vec hi, vec lo)

@@ -156,6 +156,9 @@ struct one_lane {
     using some = bool;
     struct all {};
     static constexpr const char* name = "generic";
+    static constexpr bool is_doubled = false;
+    static SMX_INLINE constexpr bool fetches_next(std::size_t, std::size_t) { return false; }
+    static SMX_INLINE constexpr void fetch(const T*) {}
     static constexpr std::size_t lanes = 1;
     static constexpr bool is_rare = false;
     static constexpr std::size_t cached_length = std::numeric_limits<std::size_t>::max(),
@@ -176,6 +179,7 @@ struct one_lane {
             *x = T(v.value);
     }
 
+    static SMX_INLINE constexpr void store_first(T* x, const vec& v) { store(x, every(), v); }
     static SMX_INLINE constexpr void stream(T* x, const vec& v) { store(x, every(), v); }
     static SMX_INLINE constexpr void end_of_stream() {}
     static SMX_INLINE constexpr std::size_t entries_to_line(const T*) { return 0; }

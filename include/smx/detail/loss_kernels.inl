@@ -42,7 +42,7 @@ struct store_label_loss : store_by_tail<V, store_label_loss<V>> {
     SMX_INLINE void store(Row&, const typename V::vec& max, const typename V::step_shift& shift,
                           const typename V::wide& log1p_tail) const
     {
-        V::store(loss, V::first(1), V::surprise(V::broadcast(labelled), max, shift, log1p_tail));
+        V::store_first(loss, V::surprise(V::broadcast(labelled), max, shift, log1p_tail));
     }
 };
 
@@ -52,18 +52,19 @@ constexpr void row_cross_entropy(const typename V::scalar* logits, std::size_t n
 {
     const typename V::vec first = V::broadcast(logits);
     if constexpr (V::lanes > 1)
-        if (finished_in_registers<V>(logits, n, every_entry<V>{}, first, store_label_loss<V>(logits + label, loss)))
+        if (const store_label_loss<V> finish(logits + label, loss);
+            finished_in_step<V>(logits, n, every_entry<V>{}, first, finish) ||
+            finished_in_steps<V>(logits, n, every_entry<V>{}, first, finish))
             return;
     const exp_scale<typename V::scalar>& scale = V::unit_scale();
     typename V::extent extent = extent_of<V>(logits, n, every_entry<V>{}, first);
     const typename V::vec max = extent.max = V::in_register(extent.max); // as in largest_logit
     if (!V::is_finite(max))
-        V::store(loss, V::first(1), V::not_a_number());
+        V::store_first(loss, V::not_a_number());
     else if (V::is_far(max, scale))
-        V::store(loss, V::first(1),
-                 label_loss<typename V::far>(logits, n, label, V::far::shift_of(max, scale), max, first));
+        V::store_first(loss, label_loss<typename V::far>(logits, n, label, V::far::shift_of(max, scale), max, first));
     else
-        V::store(loss, V::first(1), label_loss<V>(logits, n, label, shift_of<V>(extent, scale), max, first));
+        V::store_first(loss, label_loss<V>(logits, n, label, shift_of<V>(extent, scale), max, first));
 }
 
 // p[i] = e^(x[i] - max); the sum of p without the largest terms, and their number. The last, partial step is kept in a
@@ -122,7 +123,7 @@ SMX_INLINE constexpr typename V::vec label_gradient(const typename V::scalar* lo
     walk<V>(n, normalise);
 
     const typename V::wide others = V::others(tail, term, wins);
-    V::store(gradient + label, V::first(1), V::zero() - V::narrow(V::quotient(others, sum)));
+    V::store_first(gradient + label, V::zero() - V::narrow(V::quotient(others, sum)));
     return V::surprise(logit, max, shift, V::log1p(tail));
 }
 
@@ -133,11 +134,11 @@ constexpr void row_cross_entropy_gradient(const typename V::scalar* logits, std:
     const typename V::vec max = largest_logit<V>(logits, n, V::broadcast(logits));
     if (!V::is_finite(max)) {
         fill_row<V>(gradient, n, every_entry<V>{}, V::not_a_number(), V::zero());
-        V::store(loss, V::first(1), V::not_a_number());
+        V::store_first(loss, V::not_a_number());
     } else if (V::is_far(max, V::unit_scale())) {
-        V::store(loss, V::first(1), label_gradient<typename V::far>(logits, n, label, gradient, max));
+        V::store_first(loss, label_gradient<typename V::far>(logits, n, label, gradient, max));
     } else {
-        V::store(loss, V::first(1), label_gradient<V>(logits, n, label, gradient, max));
+        V::store_first(loss, label_gradient<V>(logits, n, label, gradient, max));
     }
 }
 
@@ -233,14 +234,14 @@ constexpr void row_cross_entropy_target(const typename V::scalar* logits, const 
                                         std::size_t n, typename V::scalar* loss)
 {
     if (n == 0)
-        return V::store(loss, V::first(1), V::zero());
+        return V::store_first(loss, V::zero());
     const typename V::vec max = largest_logit<V>(logits, n, V::broadcast(logits));
     if (!V::is_finite(max))
-        V::store(loss, V::first(1), V::not_a_number());
+        V::store_first(loss, V::not_a_number());
     else if (V::is_far(max, V::unit_scale()))
-        V::store(loss, V::first(1), target_loss<typename V::far>(logits, target, n, max).loss);
+        V::store_first(loss, target_loss<typename V::far>(logits, target, n, max).loss);
     else
-        V::store(loss, V::first(1), target_loss<V>(logits, target, n, max).loss);
+        V::store_first(loss, target_loss<V>(logits, target, n, max).loss);
 }
 
 // gradient_i = p_i sum t - t_i, from e once more: gradient may be logits, or target
@@ -284,15 +285,15 @@ constexpr void row_cross_entropy_target_gradient(const typename V::scalar* logit
                                                  std::size_t n, typename V::scalar* gradient, typename V::scalar* loss)
 {
     if (n == 0)
-        return V::store(loss, V::first(1), V::zero());
+        return V::store_first(loss, V::zero());
     const typename V::vec max = largest_logit<V>(logits, n, V::broadcast(logits));
     if (!V::is_finite(max)) {
         fill_row<V>(gradient, n, every_entry<V>{}, V::not_a_number(), V::zero());
-        V::store(loss, V::first(1), V::not_a_number());
+        V::store_first(loss, V::not_a_number());
     } else if (V::is_far(max, V::unit_scale())) {
-        V::store(loss, V::first(1), target_gradient<typename V::far>(logits, target, n, gradient, max));
+        V::store_first(loss, target_gradient<typename V::far>(logits, target, n, gradient, max));
     } else {
-        V::store(loss, V::first(1), target_gradient<V>(logits, target, n, gradient, max));
+        V::store_first(loss, target_gradient<V>(logits, target, n, gradient, max));
     }
 }
 
@@ -345,14 +346,14 @@ template <class V>
 constexpr void row_entropy(const typename V::scalar* logits, std::size_t n, typename V::scalar* entropy)
 {
     if (n == 0)
-        return V::store(entropy, V::first(1), V::zero());
+        return V::store_first(entropy, V::zero());
     const typename V::vec max = largest_logit<V>(logits, n, V::broadcast(logits));
     if (!V::is_finite(max))
-        V::store(entropy, V::first(1), V::not_a_number());
+        V::store_first(entropy, V::not_a_number());
     else if (V::is_far(max, V::unit_scale()))
-        V::store(entropy, V::first(1), entropy_of<typename V::far>(logits, n, max).entropy);
+        V::store_first(entropy, entropy_of<typename V::far>(logits, n, max).entropy);
     else
-        V::store(entropy, V::first(1), entropy_of<V>(logits, n, max).entropy);
+        V::store_first(entropy, entropy_of<V>(logits, n, max).entropy);
 }
 
 // gradient_i = -p_i (log p_i + H) = p_i ((max - x_i) - <p, max - x>)
@@ -395,15 +396,15 @@ constexpr void row_entropy_gradient(const typename V::scalar* logits, std::size_
                                     typename V::scalar* entropy)
 {
     if (n == 0)
-        return V::store(entropy, V::first(1), V::zero());
+        return V::store_first(entropy, V::zero());
     const typename V::vec max = largest_logit<V>(logits, n, V::broadcast(logits));
     if (!V::is_finite(max)) {
         fill_row<V>(gradient, n, every_entry<V>{}, V::not_a_number(), V::zero());
-        V::store(entropy, V::first(1), V::not_a_number());
+        V::store_first(entropy, V::not_a_number());
     } else if (V::is_far(max, V::unit_scale())) {
-        V::store(entropy, V::first(1), entropy_and_gradient<typename V::far>(logits, n, gradient, max));
+        V::store_first(entropy, entropy_and_gradient<typename V::far>(logits, n, gradient, max));
     } else {
-        V::store(entropy, V::first(1), entropy_and_gradient<V>(logits, n, gradient, max));
+        V::store_first(entropy, entropy_and_gradient<V>(logits, n, gradient, max));
     }
 }
 
@@ -591,23 +592,23 @@ constexpr void row_kl_divergence(const typename V::scalar* logits_p, const typen
                                  typename V::scalar* divergence)
 {
     if (n == 0)
-        return V::store(divergence, V::first(1), V::zero());
+        return V::store_first(divergence, V::zero());
     const typename V::vec max_p = largest_logit<V>(logits_p, n, V::broadcast(logits_p));
     const typename V::vec max_q = largest_logit<V>(logits_q, n, V::broadcast(logits_q));
     if (!V::is_finite(max_p) || !V::is_finite(max_q))
-        return V::store(divergence, V::first(1), V::not_a_number());
+        return V::store_first(divergence, V::not_a_number());
 
     impossible_pass<V> exclusion(logits_p, logits_q);
     walk<V, true>(n, exclusion);
     if (exclusion.impossible != 0 && (has_nan<V>(logits_p, n) || has_nan<V>(logits_q, n)))
-        return V::store(divergence, V::first(1), V::not_a_number());
+        return V::store_first(divergence, V::not_a_number());
     if (exclusion.impossible != 0)
-        return V::store(divergence, V::first(1), V::zero() - V::minus_infinity());
+        return V::store_first(divergence, V::zero() - V::minus_infinity());
 
     using far = typename V::far;
     const typename V::vec y_m = V::broadcast(logits_q + index_of<V>(logits_p, n, max_p));
     if (V::is_far(max_p, V::half_scale()) || V::is_far(max_q, V::unit_scale()))
-        V::store(divergence, V::first(1), divergence_of<far>({logits_p, logits_q, max_p, max_q, y_m}, n));
+        V::store_first(divergence, divergence_of<far>({logits_p, logits_q, max_p, max_q, y_m}, n));
     else
-        V::store(divergence, V::first(1), divergence_of<V>({logits_p, logits_q, max_p, max_q, y_m}, n));
+        V::store_first(divergence, divergence_of<V>({logits_p, logits_q, max_p, max_q, y_m}, n));
 }

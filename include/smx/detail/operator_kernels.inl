@@ -33,8 +33,8 @@ template <class V>
 constexpr void row_jacobian_entry(const typename V::scalar* p, const row_totals<typename V::scalar>& totals,
                                   std::size_t i, std::size_t j, typename V::scalar* out)
 {
-    V::store(out, V::first(1),
-             i == j ? diagonal_entry<V>(p, totals, i) : V::zero() - V::broadcast(p + i) * V::broadcast(p + j));
+    V::store_first(out,
+                   i == j ? diagonal_entry<V>(p, totals, i) : V::zero() - V::broadcast(p + i) * V::broadcast(p + j));
 }
 
 template <class V>
@@ -42,7 +42,7 @@ constexpr void row_jacobian_diagonal(const typename V::scalar* p, std::size_t n,
                                      const row_totals<typename V::scalar>& totals, typename V::scalar* out)
 {
     for (std::size_t i = 0; i < n; ++i)
-        V::store(out + i, V::first(1), diagonal_entry<V>(p, totals, i));
+        V::store_first(out + i, diagonal_entry<V>(p, totals, i));
 }
 
 // sum of q^2 and of q^2 p, q = p unit
@@ -88,10 +88,10 @@ constexpr void row_trace(const typename V::scalar* p, std::size_t n, const row_t
                          typename V::scalar* out)
 {
     if (n == 0)
-        return V::store(out, V::first(1), V::zero());
+        return V::store_first(out, V::zero());
     const power_sums<V> others(p, n, totals.largest, V::one());
     const typename V::wide largest = V::widen(V::broadcast(p + totals.largest));
-    V::store(out, V::first(1), V::narrow(totals.rest * (largest + totals.sum) - others.squares));
+    V::store_first(out, V::narrow(totals.rest * (largest + totals.sum) - others.squares));
 }
 
 // sum_ij J_ij^2 = p_m^2 r^2 + (s^2 + Q + 2 p_m^2) Q - 2 s T, Q and T the sums of p_j^2 and p_j^3 over j != m; with r, Q and T
@@ -101,14 +101,14 @@ constexpr void row_frobenius_norm(const typename V::scalar* p, std::size_t n,
                                   const row_totals<typename V::scalar>& totals, typename V::scalar* out)
 {
     if (n == 0)
-        return V::store(out, V::first(1), V::zero());
+        return V::store_first(out, V::zero());
     const typename V::vec unit = V::lift(totals.rest), inverse = V::one() / unit;
     const power_sums<V> others(p, n, totals.largest, unit);
     const typename V::wide s = totals.sum, largest = V::widen(V::broadcast(p + totals.largest));
     const typename V::wide winner = largest * (totals.rest * V::widen(unit)), below = V::widen(inverse);
     const typename V::wide factor = s * s + others.squares * below * below + (largest * largest + largest * largest);
     const typename V::wide sum = winner * winner + factor * others.squares - s * (others.cubes + others.cubes);
-    V::store(out, V::first(1), V::root(V::narrow(sum)) * inverse);
+    V::store_first(out, V::root(V::narrow(sum)) * inverse);
 }
 
 // ---- solves ---------------------------------------------------------------------------------------------------------
@@ -382,7 +382,7 @@ constexpr void row_factor_apply(const typename V::scalar* p, const typename V::s
     const typename V::vec dot = V::narrow(V::total(rest, V::widen(w * z_m)));
     factor_pass<V> pass(p, z, out, s, dot, root_s);
     walk<V, true>(n, pass);
-    V::store(out + m, V::first(1), w * (V::narrow(totals.rest) * z_m - w * V::narrow(rest)) / root_s);
+    V::store_first(out + m, w * (V::narrow(totals.rest) * z_m - w * V::narrow(rest)) / root_s);
 }
 
 // out_i = w_i (s v_i - dot) / sqrt(s)
@@ -430,12 +430,12 @@ constexpr void row_ldl(const typename V::scalar* p, std::size_t n, const row_tot
     typename V::wide tail = typename V::sum().total();
     for (std::size_t i = n; i-- > 0;) {
         const typename V::vec prob = V::broadcast(p + i), behind = V::narrow(tail);
-        V::store(tails + i, V::first(1), behind);
+        V::store_first(tails + i, behind);
         tail = tail + prob;
         const typename V::vec from = V::is_zero(tail) ? V::one() : V::narrow(tail);
         // the larger of p_i and tails_i is at least half of their sum: only the last product may be subnormal
         const typename V::vec larger = V::max(prob, behind), smaller = prob < behind ? prob : behind;
-        V::store(pivots + i, V::first(1), s * (larger / from) * smaller);
+        V::store_first(pivots + i, s * (larger / from) * smaller);
     }
 }
 
@@ -502,7 +502,7 @@ constexpr void row_log_pseudo_determinant(const typename V::scalar* p, std::size
 {
     const typename V::vec s = V::narrow(totals.sum);
     if (!V::is_finite(s))
-        return V::store(out, V::first(1), V::not_a_number());
+        return V::store_first(out, V::not_a_number());
     std::size_t k = 0;
     typename V::log_sum logs, log_s;
     for (std::size_t i = 0; i < n; ++i) {
@@ -513,10 +513,10 @@ constexpr void row_log_pseudo_determinant(const typename V::scalar* p, std::size
         ++k;
     }
     if (k < 2)
-        return V::store(out, V::first(1), V::zero());
+        return V::store_first(out, V::zero());
     logs.add(V::narrow(V::wide_count(k)));
     log_s.add(s);
-    V::store(out, V::first(1), V::narrow(logs.total() + V::wide_count(k - 2) * log_s.total()));
+    V::store_first(out, V::narrow(logs.total() + V::wide_count(k - 2) * log_s.total()));
 }
 
 // f(mu) = sum_i p_i / (s p_i - mu) between two neighbouring poles, from which mu is alpha and beta away; and the weights
@@ -665,7 +665,7 @@ constexpr void row_largest_eigenvalue(const typename V::scalar* p, std::size_t n
         const secular_row<V> row = between<V>(p, n, totals.sum, second, first);
         largest = value_of<V>(row, refined<V>(row, root_between<V>(row)));
     }
-    V::store(out, V::first(1), largest);
+    V::store_first(out, largest);
 }
 
 // the heap below node, whose children are heaps
@@ -715,6 +715,6 @@ constexpr void row_eigenvalues(const typename V::scalar* p, std::size_t n, const
             mu = value_of<V>(row, root_between<V>(row));
         } else if (V::zero() < lower)
             mu = V::product(upper, totals.sum);
-        V::store(out + j, V::first(1), mu);
+        V::store_first(out + j, mu);
     }
 }

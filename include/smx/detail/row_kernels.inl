@@ -5,7 +5,7 @@
 //   logits --row_max--> max --tail_of_sum--> T = S / e^max - 1 --log_probs--> log_probs;  max + log1p(T) = logsumexp
 //   probs  --mass_and_dot--> s, max, <p, v> --centred--> J v
 //
-// A row of up to eight vectors is held: loaded once, stored once (held_row, held_product; finished_in_registers).
+// A row of up to eight vectors is held: loaded once, stored once (held_row, held_product; finished_in_steps).
 //
 // Not a header: each isa_*.hpp includes this text in its own namespace and target region, after its types. In here there
 // is no #include, no #if, no name of an instruction set, no lambda, no standard library.
@@ -124,6 +124,12 @@ struct every_entry {
     {
         return inside;
     }
+    // x[i] and what follows, first where it does not take part
+    template <class Inside>
+    SMX_INLINE constexpr vec load(const typename V::scalar* x, std::size_t i, Inside inside, const vec& first) const
+    {
+        return V::load(x + i, inside, first);
+    }
 };
 
 template <class V>
@@ -153,6 +159,14 @@ struct unmasked_entries {
     SMX_INLINE constexpr typename V::some of(std::size_t i, Inside inside) const
     {
         return V::where(mask + i, inside);
+    }
+    template <class Inside> // all of a step: a load with a mask is not fetched ahead
+    SMX_INLINE constexpr vec load(const typename V::scalar* x, std::size_t i, Inside inside, const vec& first) const
+    {
+        if constexpr (V::lanes == 1)
+            return V::load(x + i, of(i, inside), first);
+        else
+            return V::select(of(i, inside), V::in_register(V::load(x + i, inside, first)), first);
     }
 };
 
@@ -205,7 +219,7 @@ struct extent_pass {
     template <class Inside>
     SMX_INLINE constexpr typename V::vec logits(std::size_t i, Inside inside) const
     {
-        return V::in_register(V::load(x + i, entries.of(i, inside), first));
+        return V::in_register(entries.load(x, i, inside, first));
     }
     template <class Inside>
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
@@ -266,7 +280,7 @@ struct each_exponential {
     template <class Inside>
     SMX_INLINE constexpr typename V::vec logits(std::size_t i, Inside inside) const
     {
-        return V::load(x + i, entries.of(i, inside), first);
+        return entries.load(x, i, inside, first);
     }
     template <class Inside>
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
@@ -290,15 +304,14 @@ struct each_exponential {
 
 // p[i] = e^(x[i] - max), 0 where i does not take part; the sum of p. The last, partial step is kept in a register: a
 // masked store cannot be forwarded to the load of the next pass.
-template <class V, class Entries>
-struct exp_pass : each_exponential<V, exp_pass<V, Entries>, Entries, typename V::term_sum> {
+template <class V, class Entries, class Sum = typename V::term_sum>
+struct exp_pass : each_exponential<V, exp_pass<V, Entries, Sum>, Entries, Sum> {
     typename V::scalar* p;
     typename V::vec tail;
 
     SMX_INLINE constexpr exp_pass(const typename V::scalar* x_, typename V::scalar* p_, Entries entries_,
                                   const typename V::shift& shift_, const typename V::vec& first_)
-        : each_exponential<V, exp_pass, Entries, typename V::term_sum>(x_, entries_, shift_, first_), p(p_),
-          tail(first_)
+        : each_exponential<V, exp_pass, Entries, Sum>(x_, entries_, shift_, first_), p(p_), tail(first_)
     {
     }
     SMX_INLINE constexpr typename V::vec term(std::size_t i, typename V::all inside, const typename V::vec& e)
@@ -363,11 +376,11 @@ struct tail_pass : each_exponential<V, tail_pass<V, Entries>, Entries, typename 
 };
 
 // The sum of e^(x[i] - max), the largest terms too.
-template <class V, class Entries>
-struct whole_pass : each_exponential<V, whole_pass<V, Entries>, Entries, typename V::term_sum> {
+template <class V, class Entries, class Sum = typename V::term_sum>
+struct whole_pass : each_exponential<V, whole_pass<V, Entries, Sum>, Entries, Sum> {
     SMX_INLINE constexpr whole_pass(const typename V::scalar* x_, Entries entries_, const typename V::shift& shift_,
                                     const typename V::vec& first_)
-        : each_exponential<V, whole_pass, Entries, typename V::term_sum>(x_, entries_, shift_, first_)
+        : each_exponential<V, whole_pass, Entries, Sum>(x_, entries_, shift_, first_)
     {
     }
     template <class Inside>
@@ -378,17 +391,17 @@ struct whole_pass : each_exponential<V, whole_pass<V, Entries>, Entries, typenam
 };
 
 // y[i] = (x[i] - max) - log1p(T), -inf where i does not take part: two terms of one sign, so nothing cancels
-template <class V, class Entries>
-struct log_prob_pass : each_step<V, log_prob_pass<V, Entries>> {
+template <class V, class Entries, class Shift>
+struct log_prob_pass : each_step<V, log_prob_pass<V, Entries, Shift>> {
     const typename V::scalar* x;
     typename V::scalar* y;
     Entries entries;
-    typename V::shift shift;
+    Shift shift;
     typename V::wide log1p_tail;
     typename V::vec first;
 
     SMX_INLINE constexpr log_prob_pass(const typename V::scalar* x_, typename V::scalar* y_, Entries entries_,
-                                       const typename V::shift& shift_, const typename V::wide& log1p_tail_,
+                                       const Shift& shift_, const typename V::wide& log1p_tail_,
                                        const typename V::vec& first_)
         : x(x_), y(y_), entries(entries_), shift(shift_), log1p_tail(log1p_tail_), first(first_)
     {
@@ -397,7 +410,7 @@ struct log_prob_pass : each_step<V, log_prob_pass<V, Entries>> {
     SMX_INLINE constexpr typename V::vec at(std::size_t i, Inside inside) const
     {
         const auto which = entries.of(i, inside);
-        return V::select(which, V::log_prob(V::load(x + i, which, first), shift, log1p_tail), V::minus_infinity());
+        return V::select(which, V::log_prob(entries.load(x, i, inside, first), shift, log1p_tail), V::minus_infinity());
     }
     template <class Inside>
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
@@ -501,7 +514,7 @@ struct held_row {
         if constexpr (steps == 1)
             x[k] = entries.load_short(logits, n, first);
         else
-            x[k] = V::load(logits + row::template start<k>(n), which<k>(), first);
+            x[k] = entries.load(logits, row::template start<k>(n), V::every(), first);
         if constexpr (k + 1 < steps)
             load<k + 1>(logits, first);
     }
@@ -537,17 +550,16 @@ struct held_row {
         once[k] = V::keep(which_once<k>(), V::without_largest(largest, term));
         return V::count(largest);
     }
-    template <std::size_t k = 0>
-    SMX_INLINE std::size_t find_tail(const typename V::vec& max,
-                                     const typename V::step_shift& shift) // number of largest
+    template <std::size_t k = 0, class Shift>
+    SMX_INLINE std::size_t find_tail(const typename V::vec& max, const Shift& shift) // number of largest
     {
         std::size_t largest = 0;
         if constexpr (k + 1 < steps) {
             typename V::vec pair[] = {x[k], x[k + 1]};
-            V::exps_in_step(pair, shift);
+            V::exp_terms(pair, shift);
             largest = keep_tail<k>(max, pair[0]) + keep_tail<k + 1>(max, pair[1]);
         } else
-            largest = keep_tail<k>(max, V::exp_in_step(x[k], shift));
+            largest = keep_tail<k>(max, V::exp_term(x[k], shift));
         if constexpr (k + 2 < steps)
             return largest + find_tail<k + 2>(max, shift);
         else
@@ -574,7 +586,7 @@ struct held_row {
     SMX_INLINE typename V::wide total(const typename V::vec& start) const
     {
         if constexpr (steps == 1)
-            return V::held_total(start, once[0]);
+            return V::held_total(start, once[0], n);
         else if constexpr (steps == 2)
             return V::held_total(start, once[0], once[1]);
         else {
@@ -583,16 +595,16 @@ struct held_row {
             return sum.total();
         }
     }
-    SMX_INLINE typename V::wide tail(std::size_t largest) const // all terms may be tiny
+    SMX_INLINE typename V::wide tail_sum() const // all terms may be tiny
     {
         if constexpr (steps == 1)
-            return V::tail(V::step_total(once[0]), largest);
+            return V::step_total(once[0], n);
         else if constexpr (steps == 2)
-            return V::tail(V::step_total(once[0], once[1]), largest);
+            return V::step_total(once[0], once[1]);
         else {
             typename V::sum sum;
             add_pairs(sum);
-            return V::tail(sum.total(), largest);
+            return sum.total();
         }
     }
     template <std::size_t k>
@@ -631,12 +643,19 @@ SMX_INLINE bool finished(const typename V::scalar* logits, std::size_t n, Entrie
 }
 
 template <class V, class Entries, class Finish>
-SMX_INLINE bool finished_in_registers(const typename V::scalar* logits, std::size_t n, Entries entries,
-                                      const typename V::vec& first, const Finish& finish)
+SMX_INLINE bool finished_in_step(const typename V::scalar* logits, std::size_t n, Entries entries,
+                                 const typename V::vec& first, const Finish& finish)
+{
+    return n <= V::lanes && finished<V, 1, 1>(logits, n, entries, first, finish);
+}
+
+template <class V, class Entries, class Finish> // more than one
+SMX_INLINE bool finished_in_steps(const typename V::scalar* logits, std::size_t n, Entries entries,
+                                  const typename V::vec& first, const Finish& finish)
 {
     constexpr std::size_t m = V::lanes;
     if (n <= m)
-        return finished<V, 1, 1>(logits, n, entries, first, finish);
+        return false;
     if constexpr (Entries::is_rare || Finish::is_rare) // the same bits from less code
         return n <= 2 * m   ? finished<V, 2, 1>(logits, n, entries, first, finish)
                : n <= 4 * m ? finished<V, 4, 2>(logits, n, entries, first, finish)
@@ -669,12 +688,12 @@ struct store_softmax {
     }
 };
 
-template <class V, class Entries>
+template <class V, class Sum = typename V::term_sum, class Entries>
 SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
                                             const typename V::shift& shift, Entries entries,
                                             const typename V::vec& first)
 {
-    exp_pass<V, Entries> exponentials(logits, probs, entries, shift, first);
+    exp_pass<V, Entries, Sum> exponentials(logits, probs, entries, shift, first);
     walk<V>(n, exponentials);
     scale_pass<V, Entries> normalise(probs, entries, V::inverse(exponentials.sum.total()), exponentials.tail);
     if (V::lanes == 1 || V::is_rare || n < V::lanes)
@@ -813,12 +832,16 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
                                      const typename V::vec& first)
 {
     if constexpr (V::lanes > 1)
-        if (finished_in_registers<V>(logits, n, entries, first, store_softmax<V>{probs, scale}))
+        if (finished_in_steps<V>(logits, n, entries, first, store_softmax<V>{probs, scale}))
             return;
     if constexpr (V::lanes > 1 && !Entries::is_rare)
         if (n > V::streamed_length && streamed_softmax<V>(logits, probs, n, scale).is_done())
             return;
     const typename V::extent extent = extent_of<V>(logits, n, entries, first);
+    if constexpr (V::is_doubled) // the exponentials do not wait for max
+        if (n <= 16 * V::lanes && extent.is_small(scale))
+            return exp_and_normalise<V, typename V::single_sum>(
+                logits, probs, n, V::loose_shift_of(true, extent.max, scale), entries, first);
     if (!V::is_finite(extent.max)) // +inf, or nothing but -inf, or a NaN
         fill_row<V>(probs, n, entries, V::not_a_number(), V::zero());
     else if (V::is_far(extent.max, scale))
@@ -834,9 +857,19 @@ constexpr void softmax_masked(const typename V::scalar* logits, typename V::scal
     const unmasked_entries<V> entries{mask};
     const std::size_t first = first_unmasked(mask, n);
     if (first == n)
-        fill_row<V>(probs, n, entries, V::zero(), V::zero());
-    else
-        softmax_of<V>(logits, probs, n, scale, entries, V::broadcast(logits + first));
+        return fill_row<V>(probs, n, entries, V::zero(), V::zero());
+    const typename V::vec one = V::broadcast(logits + first);
+    if constexpr (V::lanes > 1)
+        if (finished_in_step<V>(logits, n, entries, one, store_softmax<V>{probs, scale}))
+            return;
+    softmax_of<V>(logits, probs, n, scale, entries, one);
+}
+
+template <class V>
+SMX_APART constexpr void softmax_unmasked(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
+                                          const exp_scale<typename V::scalar>& scale)
+{
+    softmax_of<V>(logits, probs, n, scale, every_entry<V>{}, V::broadcast(logits));
 }
 
 template <class V>
@@ -846,9 +879,11 @@ constexpr void row_softmax(const typename V::scalar* logits, typename V::scalar*
     if (n == 0)
         return;
     if (mask != nullptr)
-        softmax_masked<V>(logits, probs, n, scale, mask);
-    else
-        softmax_of<V>(logits, probs, n, scale, every_entry<V>{}, V::broadcast(logits));
+        return softmax_masked<V>(logits, probs, n, scale, mask);
+    if constexpr (V::lanes > 1)
+        if (finished_in_step<V>(logits, n, every_entry<V>{}, V::zero(), store_softmax<V>{probs, scale}))
+            return;
+    softmax_unmasked<V>(logits, probs, n, scale);
 }
 
 // Store(row, max, shift, log1p(T)) does the rest.
@@ -861,12 +896,23 @@ struct store_by_tail {
     template <class Row>
     SMX_INLINE bool operator()(Row& row) const
     {
-        const typename V::vec max = V::reduce_max(row.extent().max);
-        if (V::is_far(max, scale))
-            return false;
-        const typename V::step_shift shift = V::step_shift_of(max, scale);
-        const std::size_t largest = row.find_tail(max, shift);
-        static_cast<const Store&>(*this).store(row, max, shift, V::log1p(row.tail(largest)));
+        const typename V::extent extent = row.extent();
+        const typename V::vec max = V::reduce_max(extent.max);
+        if constexpr (V::is_doubled) { // the exponentials do not wait for max, if they can do without
+            const bool small = extent.is_small(scale);
+            if (!small && V::is_far(max, scale))
+                return false;
+            const std::size_t largest = row.find_tail(max, V::loose_shift_of(small, max, scale));
+            const typename V::wide below = row.tail_sum() * V::inverse_of_largest(small, max, scale);
+            static_cast<const Store&>(*this).store(row, max, V::differences_from(max, scale),
+                                                   V::log1p(V::tail(below, largest)));
+        } else {
+            if (V::is_far(max, scale))
+                return false;
+            const typename V::step_shift shift = V::step_shift_of(max, scale);
+            const std::size_t largest = row.find_tail(max, shift);
+            static_cast<const Store&>(*this).store(row, max, shift, V::log1p(V::tail(row.tail_sum(), largest)));
+        }
         return true;
     }
 };
@@ -899,7 +945,7 @@ struct store_logsumexp : store_by_tail<V, store_logsumexp<V>> {
     SMX_INLINE void store(Row&, const typename V::vec& max, const typename V::step_shift&,
                           const typename V::wide& log1p_tail) const
     {
-        V::store(out, V::first(1), V::plus(max, log1p_tail));
+        V::store_first(out, V::plus(max, log1p_tail));
     }
 };
 
@@ -935,12 +981,27 @@ SMX_INLINE constexpr typename V::wide tail_of_sum(const typename V::scalar* logi
     }
 }
 
+// The same of a row of small logits, whose exponentials do not wait for max. False: one of them outweighs the others, nearly.
 template <class V, class Entries>
+SMX_INLINE bool has_found_tail(const typename V::scalar* logits, std::size_t n, Entries entries,
+                               const exp_scale<typename V::scalar>& scale, const typename V::extent& extent,
+                               const typename V::vec& first, typename V::wide& tail)
+{
+    if (n > V::most_without_origin || !extent.is_small(scale))
+        return false;
+    whole_pass<V, Entries, typename V::sum> pass(logits, entries, V::loose_shift_of(true, extent.max, scale), first);
+    walk<V>(n, pass);
+    const typename V::wide sum = pass.sum.total() * V::inverse_of_largest(true, extent.max, scale);
+    tail = V::tail(sum, 0);
+    return V::is_large_tail(sum * typename V::wide{0.5});
+}
+
+template <class V, class Entries, class Shift>
 SMX_INLINE constexpr void store_log_probs(const typename V::scalar* logits, typename V::scalar* log_probs,
-                                          std::size_t n, const typename V::shift& shift, Entries entries,
+                                          std::size_t n, const Shift& shift, Entries entries,
                                           const typename V::wide& log1p_tail, const typename V::vec& first)
 {
-    log_prob_pass<V, Entries> pass(logits, log_probs, entries, shift, log1p_tail, first);
+    log_prob_pass<V, Entries, Shift> pass(logits, log_probs, entries, shift, log1p_tail, first);
     if (V::lanes == 1 || V::is_rare || n < V::lanes)
         walk<V>(n, pass);
     else
@@ -962,17 +1023,23 @@ SMX_INLINE constexpr void log_softmax_of(const typename V::scalar* logits, typen
                                          const typename V::vec& first)
 {
     if constexpr (V::lanes > 1)
-        if (finished_in_registers<V>(logits, n, entries, first, store_log_softmax<V>(log_probs, scale)))
+        if (finished_in_steps<V>(logits, n, entries, first, store_log_softmax<V>(log_probs, scale)))
             return;
     if constexpr (V::lanes > 1 && !Entries::is_rare)
         if (n > V::streamed_length) {
             blocks_sum<V> blocks(logits, n, scale);
             if (blocks.is_known() && blocks.has_log())
-                return store_log_probs<V>(logits, log_probs, n, V::shift_of(blocks.seen.max, scale), entries,
+                return store_log_probs<V>(logits, log_probs, n, V::differences_from(blocks.seen.max, scale), entries,
                                           blocks.log(), first);
         }
     const typename V::extent extent = extent_of<V>(logits, n, entries, first);
     const typename V::vec max = extent.max;
+    if constexpr (V::is_doubled) {
+        typename V::wide tail;
+        if (has_found_tail<V>(logits, n, entries, scale, extent, first, tail))
+            return store_log_probs<V>(logits, log_probs, n, V::differences_from(max, scale), entries, V::log1p(tail),
+                                      first);
+    }
     if (!V::is_finite(max))
         fill_row<V>(log_probs, n, entries, V::not_a_number(), V::minus_infinity());
     else if (V::is_far(max, scale))
@@ -988,9 +1055,19 @@ constexpr void log_softmax_masked(const typename V::scalar* logits, typename V::
     const unmasked_entries<V> entries{mask};
     const std::size_t first = first_unmasked(mask, n);
     if (first == n)
-        fill_row<V>(log_probs, n, entries, V::minus_infinity(), V::minus_infinity());
-    else
-        log_softmax_of<V>(logits, log_probs, n, scale, entries, V::broadcast(logits + first));
+        return fill_row<V>(log_probs, n, entries, V::minus_infinity(), V::minus_infinity());
+    const typename V::vec one = V::broadcast(logits + first);
+    if constexpr (V::lanes > 1)
+        if (finished_in_step<V>(logits, n, entries, one, store_log_softmax<V>(log_probs, scale)))
+            return;
+    log_softmax_of<V>(logits, log_probs, n, scale, entries, one);
+}
+
+template <class V>
+SMX_APART constexpr void log_softmax_unmasked(const typename V::scalar* logits, typename V::scalar* log_probs,
+                                              std::size_t n, const exp_scale<typename V::scalar>& scale)
+{
+    log_softmax_of<V>(logits, log_probs, n, scale, every_entry<V>{}, V::broadcast(logits));
 }
 
 template <class V>
@@ -1000,9 +1077,11 @@ constexpr void row_log_softmax(const typename V::scalar* logits, typename V::sca
     if (n == 0)
         return;
     if (mask != nullptr)
-        log_softmax_masked<V>(logits, log_probs, n, scale, mask);
-    else
-        log_softmax_of<V>(logits, log_probs, n, scale, every_entry<V>{}, V::broadcast(logits));
+        return log_softmax_masked<V>(logits, log_probs, n, scale, mask);
+    if constexpr (V::lanes > 1)
+        if (finished_in_step<V>(logits, n, every_entry<V>{}, V::zero(), store_log_softmax<V>(log_probs, scale)))
+            return;
+    log_softmax_unmasked<V>(logits, log_probs, n, scale);
 }
 
 // A vector that may be NaN is no result of a function that is called: under -ffinite-math-only it would count as finite.
@@ -1024,30 +1103,43 @@ SMX_INLINE constexpr typename V::vec max_plus_log1p(const typename V::scalar* lo
 }
 
 template <class V>
-constexpr void row_logsumexp(const typename V::scalar* logits, std::size_t n, typename V::scalar* out)
+SMX_APART constexpr void logsumexp_of(const typename V::scalar* logits, std::size_t n, typename V::scalar* out)
 {
-    if (n == 0)
-        return V::store(out, V::first(1), V::minus_infinity());
     const typename V::vec first = V::broadcast(logits);
     if constexpr (V::lanes > 1)
-        if (finished_in_registers<V>(logits, n, every_entry<V>{}, first, store_logsumexp<V>(out)))
+        if (finished_in_steps<V>(logits, n, every_entry<V>{}, first, store_logsumexp<V>(out)))
             return;
     if constexpr (V::lanes > 1)
         if (n > V::streamed_length) {
             blocks_sum<V> blocks(logits, n, V::unit_scale());
             if (blocks.is_known() && blocks.has_log())
-                return V::store(out, V::first(1), V::plus(blocks.seen.max, blocks.log()));
+                return V::store_first(out, V::plus(blocks.seen.max, blocks.log()));
         }
     const exp_scale<typename V::scalar>& scale = V::unit_scale();
     const typename V::extent extent = extent_of<V>(logits, n, every_entry<V>{}, first);
     const typename V::vec max = extent.max;
+    if constexpr (V::is_doubled) {
+        typename V::wide tail;
+        if (has_found_tail<V>(logits, n, every_entry<V>{}, scale, extent, first, tail))
+            return V::store_first(out, V::plus(max, V::log1p(tail)));
+    }
     if (!V::is_finite(max))
-        V::store(out, V::first(1), has_nan<V>(logits, n) ? V::not_a_number() : max);
+        V::store_first(out, has_nan<V>(logits, n) ? V::not_a_number() : max);
     else if (V::is_far(max, scale))
-        V::store(out, V::first(1),
-                 max_plus_log1p<typename V::far>(logits, n, V::far::shift_of(max, scale), max, first));
+        V::store_first(out, max_plus_log1p<typename V::far>(logits, n, V::far::shift_of(max, scale), max, first));
     else
-        V::store(out, V::first(1), max_plus_log1p<V>(logits, n, shift_of<V>(extent, scale), max, first));
+        V::store_first(out, max_plus_log1p<V>(logits, n, shift_of<V>(extent, scale), max, first));
+}
+
+template <class V>
+constexpr void row_logsumexp(const typename V::scalar* logits, std::size_t n, typename V::scalar* out)
+{
+    if (n == 0)
+        return V::store_first(out, V::minus_infinity());
+    if constexpr (V::lanes > 1)
+        if (finished_in_step<V>(logits, n, every_entry<V>{}, V::zero(), store_logsumexp<V>(out)))
+            return;
+    logsumexp_of<V>(logits, n, out);
 }
 
 // ---- J and its products, from probs: J = s diag(p) - p p^T, s = sum p -----------------------------------------------
@@ -1279,6 +1371,122 @@ SMX_INLINE typename V::vec tangent_in_step(const typename V::vec& prob, const ty
     return V::where_nonzero(prob, v - V::only(winners<V>(once), v));
 }
 
+// A row of at most 32 floats as vectors D of eight doubles, in which p t has no error: s t_i - <p, t> is as good as its terms,
+// but where one entry has all but 2^-22 of s. Its tangent is then the origin; and that of a constant tangent is the constant,
+// so that J 1 = 0. The last vector ends with the row.
+template <class V, std::size_t... k>
+struct doubled_product {
+    using D = typename V::wide_lanes;
+    static constexpr std::size_t count = sizeof...(k);
+    typename D::vec prob[count], once[count], t[count]; // once: no entry twice
+    std::size_t n;
+
+    template <std::size_t i>
+    SMX_INLINE typename D::vec load(const float* x) const
+    {
+        if constexpr (count == 1)
+            return V::load_doubled(x, n);
+        else
+            return D::load_floats(x + (i + 1 < count ? 8 * i : n - 8), D::every());
+    }
+    template <std::size_t i>
+    SMX_INLINE typename D::vec own(const typename D::vec& x) const
+    {
+        if constexpr (count == 1)
+            return D::keep(V::inside_doubled(n), x);
+        else if constexpr (i + 1 == count)
+            return D::keep(D::from(8 * count - n), x);
+        else
+            return x;
+    }
+    SMX_INLINE doubled_product(const float* p, const float* v, std::size_t n_) : n(n_)
+    {
+        ((prob[k] = load<k>(p)), ...);
+        ((once[k] = own<k>(prob[k])), ...);
+        ((t[k] = D::where_nonzero(prob[k], D::in_register(load<k>(v)))), ...);
+        if (V::has_bits_of(v, v + n - 1))
+            centre_constant(D::set1(static_cast<double>(*v)));
+    }
+    template <std::size_t i = 0, std::size_t size = count>
+    SMX_INLINE typename D::vec masses() const
+    {
+        if constexpr (size == 1)
+            return once[i];
+        else
+            return masses<i, size / 2>() + masses<i + size / 2, size - size / 2>();
+    }
+    template <std::size_t i = 0, std::size_t size = count>
+    SMX_INLINE typename D::vec products() const
+    {
+        if constexpr (size == 1)
+            return once[i] * t[i];
+        else if constexpr (size == 2)
+            return D::fma(once[i + 1], t[i + 1], once[i] * t[i]);
+        else
+            return products<i, size / 2>() + products<i + size / 2, size - size / 2>();
+    }
+    SMX_INLINE void centre_constant(const typename D::vec& constant)
+    {
+        const typename D::vec rest[] = {D::where_nonzero(prob[k], t[k] - constant)...};
+        if (((D::count(D::equals(D::every(), rest[k], D::zero())) == 8) && ...))
+            ((t[k] = D::zero()), ...);
+    }
+    SMX_INLINE bool is_saturated(const typename D::vec& most) const
+    {
+        typename D::vec largest = once[0];
+        ((largest = k == 0 ? largest : D::max(largest, once[k])), ...);
+        return D::count(D::less_than(most, largest)) != 0;
+    }
+    SMX_INLINE void move_origin(const typename D::vec& most) // to the tangent of the entry above it
+    {
+        typename D::vec origin = D::zero();
+        ((origin = origin + D::only(D::less_than(most, once[k]), t[k])), ...);
+        ((t[k] = D::where_nonzero(prob[k], t[k] - origin)), ...);
+    }
+    template <std::size_t i>
+    SMX_INLINE void store(float* out, const typename D::vec& s, const typename D::vec& dot) const
+    {
+        const typename D::vec product = D::where_nonzero(prob[i], prob[i] * D::fms(s, t[i], dot));
+        if constexpr (count == 1)
+            V::store_doubled(out, n, product);
+        else
+            V::store_doubled(out + (i + 1 < count ? 8 * i : n - 8), 8, product);
+    }
+    SMX_INLINE void store(float* out)
+    {
+        typename D::two_sums sums = D::lane_sums(masses(), products());
+        const typename D::vec s = sums.first(), most = s * D::set1(1 - 0x1p-22);
+        if (is_saturated(most)) {
+            move_origin(most);
+            sums = D::lane_sums(masses(), products());
+        }
+        (store<k>(out, s, sums.second()), ...);
+    }
+};
+
+template <class V, std::size_t... k>
+SMX_INLINE void doubled_products(const float* p, const float* v, float* out, std::size_t rows, std::size_t n,
+                                 std::size_t stride)
+{
+    for (std::size_t r = 0; r < rows; ++r)
+        doubled_product<V, k...>(p + r * stride, v + r * stride, n).store(out + r * stride);
+}
+
+// rows of n <= 32 floats
+template <class V>
+SMX_INLINE void doubled_softmax_jvp(const float* p, const float* v, float* out, std::size_t rows, std::size_t n,
+                                    std::size_t stride)
+{
+    if (n <= 8)
+        doubled_products<V, 0>(p, v, out, rows, n, stride);
+    else if (n <= 16)
+        doubled_products<V, 0, 1>(p, v, out, rows, n, stride);
+    else if (n <= 24)
+        doubled_products<V, 0, 1, 2>(p, v, out, rows, n, stride);
+    else
+        doubled_products<V, 0, 1, 2, 3>(p, v, out, rows, n, stride);
+}
+
 // A row of one step in which s is 1 but for rounding and the products are not tiny; else false.
 template <class V>
 SMX_INLINE bool product_in_step(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
@@ -1286,9 +1494,9 @@ SMX_INLINE bool product_in_step(const typename V::scalar* p, const typename V::s
 {
     const typename V::some inside = V::inside_short(n);
     const typename V::vec prob = V::load_short(p, n), once = V::keep(inside, prob);
-    const typename V::step_sum mass = V::mass_of(V::fold(once));
+    const typename V::step_sum mass = V::mass_of(once);
     const typename V::vec t = tangent_in_step<V>(prob, once, V::load_short(v, n));
-    const typename V::scalar dot = V::dot_of(V::fold(V::keep(inside, prob * t)));
+    const typename V::scalar dot = V::dot_of(V::keep(inside, prob * t));
     if (!is_one_but_for_rounding<V>(mass.hi) || V::is_tiny(V::set1(dot)))
         return false;
     V::store_short(out, n, V::where_nonzero(prob, V::step_product(prob, t, mass, dot)));
@@ -1335,30 +1543,31 @@ struct held_product {
     {
         return V::keep(row::template own<k>(n), prob[k]);
     }
-    template <std::size_t k>
-    SMX_INLINE typename V::vec dot_term() const
+    // s and <p, t>: pairs, or of floats fours and eights, before they meet a sum
+    template <std::size_t k = 0, std::size_t count = steps>
+    SMX_INLINE typename V::vec mass_terms() const
     {
-        return V::keep(row::template own<k>(n), prob[k] * t[k]);
-    }
-    template <std::size_t k = 0>
-    SMX_INLINE void add_terms(typename V::mass_sum& mass) const // pairs first
-    {
-        if constexpr (k + 1 < steps)
-            mass.add(mass_term<k>() + mass_term<k + 1>());
+        if constexpr (count == 1)
+            return mass_term<k>();
         else
-            mass.add(mass_term<k>());
-        if constexpr (k + 2 < steps)
-            add_terms<k + 2>(mass);
+            return mass_terms<k, count / 2>() + mass_terms<k + count / 2, count / 2>();
     }
-    template <std::size_t k = 0>
-    SMX_INLINE void add_products(typename V::sum& dot) const
+    template <std::size_t k = 0, std::size_t count = steps>
+    SMX_INLINE typename V::vec dot_terms() const
     {
-        if constexpr (k + 1 < steps)
-            dot.add(dot_term<k>() + dot_term<k + 1>());
+        if constexpr (count == 2)
+            return V::fma(mass_term<k + 1>(), t[k + 1], mass_term<k>() * t[k]);
         else
-            dot.add(dot_term<k>());
-        if constexpr (k + 2 < steps)
-            add_products<k + 2>(dot);
+            return dot_terms<k, count / 2>() + dot_terms<k + count / 2, count / 2>();
+    }
+    SMX_INLINE typename V::product_sums sums() const
+    {
+        if constexpr (steps == 8)
+            return V::product_sums_of(mass_terms<0, 4>(), mass_terms<4, 4>(), dot_terms());
+        else if constexpr (V::is_doubled || steps == 2)
+            return V::product_sums_of(mass_terms(), dot_terms());
+        else
+            return V::product_sums_of(mass_terms<0, 2>(), mass_terms<2, 2>(), dot_terms<0, 2>(), dot_terms<2, 2>());
     }
     template <std::size_t k = 0>
     SMX_INLINE void store_products(typename V::scalar* out, const typename V::wide& mass,
@@ -1378,33 +1587,25 @@ struct held_product {
                                                   V::load(v, V::every(), V::zero()));
         return V::only(V::either(low, high), tangent);
     }
-    SMX_INLINE typename V::wide dot_from(const typename V::vec& origin)
-    {
-        typename V::sum dot;
-        load_tangents(origin);
-        add_products(dot);
-        return dot.total();
-    }
-    SMX_INLINE typename V::wide centred_dot()
+    SMX_INLINE typename V::vec origin() const
     {
         if constexpr (steps == 2)
-            return dot_from(origin_of_two());
+            return origin_of_two();
         else {
             const typename V::vec largest = max();
             if (V::count(winners<V>(largest)) == 0)
-                return dot_from(V::zero());
-            return dot_from(V::broadcast(v + index_of<V>(p, n, V::reduce_max(largest))));
+                return V::zero();
+            return V::broadcast(v + index_of<V>(p, n, V::reduce_max(largest)));
         }
     }
     SMX_INLINE bool done(typename V::scalar* out) // false: s is not 1 but for rounding, or the products are tiny
     {
-        typename V::mass_sum terms;
         load_probs();
-        add_terms(terms);
-        const typename V::wide mass = terms.total(), dot = centred_dot();
-        if (!is_one_but_for_rounding<V>(V::lane0(V::narrow(mass))) || V::is_tiny(V::narrow(dot)))
+        load_tangents(origin());
+        const typename V::product_sums total = sums();
+        if (!is_one_but_for_rounding<V>(V::lane0(V::narrow(total.mass))) || V::is_tiny(V::narrow(total.dot)))
             return false;
-        store_products(out, mass, dot);
+        store_products(out, total.mass, total.dot);
         return true;
     }
 };
@@ -1413,10 +1614,13 @@ template <class V>
 SMX_INLINE bool product_in_registers(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
                                      std::size_t n)
 {
-    if (n <= V::lanes)
-        return product_in_step<V>(p, v, out, n);
-    if (n <= 2 * V::lanes)
-        return held_product<V, 2, 1>(n, p, v).done(out);
+    if constexpr (!V::is_doubled) {
+        if (n <= V::lanes)
+            return product_in_step<V>(p, v, out, n);
+        if (n <= 2 * V::lanes)
+            return held_product<V, 2, 1>(n, p, v).done(out);
+    } else if (n > 4 * V::lanes)
+        return held_product<V, 8, 4>(n, p, v).done(out);
     return held_product<V, 4, 2>(n, p, v).done(out);
 }
 
@@ -1540,17 +1744,28 @@ SMX_INLINE bool product_of_steps(const typename V::scalar* p, const typename V::
 }
 
 template <class V>
+SMX_APART void any_softmax_jvp(const typename V::scalar* probs, const typename V::scalar* tangent,
+                               typename V::scalar* out, std::size_t n)
+{
+    if (n > V::most_held_of_products && product_of_steps<V>(probs, tangent, out, n))
+        return;
+    product<V, true>(probs, out, n, centre<V, true>(probs, tangent, n));
+}
+
+template <class V>
 constexpr void row_softmax_jvp(const typename V::scalar* probs, const typename V::scalar* tangent,
                                typename V::scalar* out, std::size_t n)
 {
     if constexpr (V::lanes > 1) {
         if (n == 0)
             return;
-        if (n <= 4 * V::lanes ? product_in_registers<V>(probs, tangent, out, n)
-                              : product_of_steps<V>(probs, tangent, out, n))
-            return;
-    }
-    product<V, V::lanes != 1>(probs, out, n, centre < V, V::lanes != 1 > (probs, tangent, n));
+        if constexpr (V::is_doubled)
+            if (n <= 32)
+                return doubled_softmax_jvp<V>(probs, tangent, out, 1, n, n);
+        if (n > V::most_held_of_products || !product_in_registers<V>(probs, tangent, out, n))
+            any_softmax_jvp<V>(probs, tangent, out, n);
+    } else
+        product<V, false>(probs, out, n, centre<V, false>(probs, tangent, n));
 }
 
 // out_i = s t_i - dot
@@ -1837,7 +2052,7 @@ SMX_INLINE constexpr void jacobian_row(const typename V::scalar* probs, std::siz
         V::end_of_stream();
     } else
         walk<V>(n, pass);
-    V::store(row + i, V::first(1), diagonal);
+    V::store_first(row + i, diagonal);
 }
 
 template <class V>

@@ -5,16 +5,23 @@
 #define SMX_VERSION "0.1.0"
 
 // SMX_INLINE: what a user's translation unit instantiates is inlined there: compiled with other -m flags elsewhere, it
-// must never be the copy that the linker keeps for all. SMX_COLD: the way to an error, kept out of the caller.
+// must never be the copy that the linker keeps for all. SMX_COLD: the way to an error, kept out of the caller. SMX_APART: so
+// many registers are saved for it that a caller on a short way should not pay for them.
 #if defined(__GNUC__)
 #define SMX_INLINE inline __attribute__((always_inline))
 #define SMX_COLD inline __attribute__((cold, noinline))
+#define SMX_APART inline __attribute__((noinline))
+#define SMX_LIKELY(condition) __builtin_expect(condition, 1)
 #elif defined(_MSC_VER)
 #define SMX_INLINE __forceinline
 #define SMX_COLD __declspec(noinline) inline
+#define SMX_APART __declspec(noinline) inline
+#define SMX_LIKELY(condition) (condition)
 #else
 #define SMX_INLINE inline
 #define SMX_COLD inline
+#define SMX_APART inline
+#define SMX_LIKELY(condition) (condition)
 #endif
 
 // SMX_PRECISE_BEGIN ... SMX_PRECISE_END: a region, at global scope, in which a sum is the sum that is written and NaN is
