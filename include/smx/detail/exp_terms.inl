@@ -595,7 +595,8 @@ struct rows<P, float> : term_rows<P, float> {
         const double t = sixteenth_powers_of_doubles.power[sixteenths % 16];
         const auto power = __builtin_bit_cast(std::uint64_t, t) + (sixteenths / 16 << 52);
         constexpr auto& p = series<float>::coefficients;
-        const real q = fused::multiply_add(fused::multiply_add({p[0]}, r, {p[1]}), r, {p[2]});
+        const real q = fused::multiply_add(fused::multiply_add(base::as_double(p[0]), r, base::as_double(p[1])), r,
+                                           base::as_double(p[2]));
         const real sixteenth{__builtin_bit_cast(double, power)};
         return fused::multiply_add(sixteenth * r, q, sixteenth);
     }
