@@ -229,7 +229,8 @@ void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale,
     columns_to_rows<V>(rows, x);
 }
 
-// J v of eight rows of doubles of a matrix, of at most one step each; every step of product_in_step for all of them before the next
+// J v of eight rows of doubles of a matrix, of at most one step each; every step of product_in_step for all of them before
+// the next
 template <class V>
 struct eight_products {
     const typename V::scalar* p;
@@ -359,7 +360,7 @@ void matrix_softmax_jvp(const typename V::scalar* in, const typename V::scalar* 
 {
     std::size_t r = 0;
     if constexpr (V::is_doubled) {
-        if (n != 0 && n <= 32)
+        if (n != 0 && n <= V::most_doubled)
             return doubled_softmax_jvp<V>(in, with, out, rows, n, stride);
     } else if constexpr (V::lanes > 1)
         if (n <= V::lanes)

@@ -223,34 +223,27 @@ struct term_rows : P, wide_arithmetic<T> {
         return q[0];
     }
 
+    struct differences { // log_prob: (x unit - max unit) inverse
+        vec max_in_units, unit, inverse;
+    };
+    static SMX_INLINE differences differences_from(const vec& max, const exp_scale<T>& scale)
+    {
+        return {max * P::set1(scale.unit), P::set1(scale.unit), P::set1(scale.inverse_hi)};
+    }
+
     // One step of a row that has no more: every lane may have a max of its own.
-    struct step_shift {
+    struct step_shift : differences {
         vec lowest; // below it e counts as what it is there: 2^33 such terms are less than the smallest subnormal
         vec scale_hi, scale_lo, magic, fraction, minus_scaled_max;
-        vec max_in_units, unit, inverse; // log_prob: (x unit - max unit) inverse
     };
     static SMX_INLINE step_shift step_shift_of(const vec& max, const exp_scale<T>& scale)
     {
         const vec hi = P::set1(scale.near_hi), rounded = P::sixteenths(max, hi, P::magic()) - P::magic();
         return {
+            differences_from(max, scale),
             max - P::set1(scale.depth), // no named vector: GCC 12 copies them in halves, and then waits for the whole
-            P::set1(scale.near_hi),     P::set1(scale.near_lo),
-            P::magic() - rounded,       fraction_of(max, rounded, scale),
-            P::zero() - max * hi,       max * P::set1(scale.unit),
-            P::set1(scale.unit),        P::set1(scale.inverse_hi)};
-    }
-    // the parts of it that log_prob needs
-    static SMX_INLINE step_shift differences_from(const vec& max, const exp_scale<T>& scale)
-    {
-        return {P::zero(),
-                P::zero(),
-                P::zero(),
-                P::zero(),
-                P::zero(),
-                P::zero(),
-                max * P::set1(scale.unit),
-                P::set1(scale.unit),
-                P::set1(scale.inverse_hi)};
+            P::set1(scale.near_hi),           P::set1(scale.near_lo), P::magic() - rounded,
+            fraction_of(max, rounded, scale), P::zero() - max * hi};
     }
     static SMX_INLINE vec exp_term(const vec& x, const step_shift& s)
     {
@@ -330,9 +323,13 @@ struct term_rows : P, wide_arithmetic<T> {
     // quotient is lost either way, so that its bits are the same. Every lane may have a max of its own.
     static SMX_INLINE shift loose_shift_of(bool small, const vec& max, const exp_scale<T>& scale)
     {
-        return {{small ? P::zero() : max - P::set1(scale.depth), P::set1(scale.near_hi), P::set1(scale.near_lo),
-                 small ? P::set1(numbers::magic - numbers::bias) : P::magic() - whole_of(max, scale), P::zero(),
-                 P::zero(), P::zero(), P::zero(), P::zero()},
+        return {{{P::zero(), P::zero(), P::zero()},
+                 small ? P::zero() : max - P::set1(scale.depth),
+                 P::set1(scale.near_hi),
+                 P::set1(scale.near_lo),
+                 small ? P::set1(numbers::magic - numbers::bias) : P::magic() - whole_of(max, scale),
+                 P::zero(),
+                 P::zero()},
                 typename P::powers{unturned{}},
                 !small};
     }
@@ -413,11 +410,18 @@ template <class P>
 struct rows<P, float> : term_rows<P, float> {
     using base = term_rows<P, float>;
     using typename base::shift;
-    using typename base::step_shift;
+    using typename base::differences;
     using typename P::vec;
     using wide = real;
     using far = far_rows<P, float>;
     using precise = widened_floats<rows<typename P::wide_lanes, double>>;
+
+    static constexpr std::size_t most_without_origin = 768; // longer rows gain nothing by it
+    // Rows of about a page, in a matrix that no near cache holds: each would wait for memory anew.
+    static SMX_INLINE bool fetches_next(std::size_t n, std::size_t size)
+    {
+        return n > 640 && n <= 3072 && size > 262144;
+    }
 
     // half of the lanes from a, half from b
     static SMX_INLINE vec load_halves(const float* a, const float* b)
@@ -504,15 +508,10 @@ struct rows<P, float> : term_rows<P, float> {
     static SMX_INLINE real held_total(const vec&, const vec& a, std::size_t n) { return step_total(a, n); }
     static SMX_INLINE real held_total(const vec&, const vec& a, const vec& b) { return step_total(a, b); }
 
-    // Products of rows of one step, in double: n <= 8 entries as load_short has them.
+    // Products of short rows, in double: n <= 8 entries as load_short has them.
     static constexpr bool is_doubled = true;
-    // Rows of about a page, in a matrix that no near cache holds: each would wait for memory anew.
-    static SMX_INLINE bool fetches_next(std::size_t n, std::size_t size)
-    {
-        return n > 640 && n <= 3072 && size > 262144;
-    }
+    static constexpr std::size_t most_doubled = 4 * P::wide_lanes::lanes;
     static constexpr std::size_t most_held_of_products = 8 * P::lanes;
-    static constexpr std::size_t most_without_origin = 768; // longer rows gain nothing by it
     static SMX_INLINE typename P::half load_doubled(const float* x, std::size_t n)
     {
         if (n == 8)
@@ -600,7 +599,7 @@ struct rows<P, float> : term_rows<P, float> {
         const real sixteenth{__builtin_bit_cast(double, power)};
         return fused::multiply_add(sixteenth * r, q, sixteenth);
     }
-    static SMX_INLINE vec log_prob(const vec& x, const step_shift& s, real log1p_tail)
+    static SMX_INLINE vec log_prob(const vec& x, const differences& s, real log1p_tail)
     {
         return P::fms(P::fms(x, s.unit, s.max_in_units), s.inverse, narrow(log1p_tail));
     }
@@ -657,7 +656,7 @@ struct rows<P, float> : term_rows<P, float> {
         return wide_arithmetic<float>::others(tail, lane(e), is_largest);
     }
     // -log p of one entry, at temperature 1: in lanes that nobody uses the difference might overflow
-    static SMX_INLINE vec surprise(const vec& x, const vec& max, const step_shift&, wide log1p_tail)
+    static SMX_INLINE vec surprise(const vec& x, const vec& max, const differences&, wide log1p_tail)
     {
         const number<float> loss = (number<float>{P::lane0(max)} - number<float>{P::lane0(x)}) +
                                    number<float>{static_cast<float>(log1p_tail.value)};
@@ -703,8 +702,13 @@ struct far_rows<P, float> : rows<P, float> {
         const vec scaled = near ? base::narrow(origin) * after_unit : P::zero();
         const vec rounded = P::sixteenths_in_any_mode(scaled, hi, P::magic()) - P::magic();
         const vec fraction = base::fraction_of(scaled, rounded, hi, lo);
-        return {{{P::zero(), hi, lo, P::magic() - rounded, fraction, P::zero(), base::narrow(origin), P::zero(),
-                  P::set1(scale.inverse_hi)},
+        return {{{{base::narrow(origin), P::zero(), P::set1(scale.inverse_hi)},
+                  P::zero(),
+                  hi,
+                  lo,
+                  P::magic() - rounded,
+                  fraction,
+                  P::zero()},
                  base::powers_of(fraction)},
                 base::narrow(before),
                 after_unit,
@@ -732,12 +736,14 @@ template <class P>
 struct rows<P, double> : term_rows<P, double> {
     using base = term_rows<P, double>;
     using typename base::shift;
-    using typename base::step_shift;
+    using typename base::differences;
     using typename P::vec;
     using wide = pair;
     using far = far_rows<P, double>;
     using precise = rows;
     using eight = eight_sums<P>;
+
+    static SMX_INLINE bool fetches_next(std::size_t, std::size_t) { return false; } // no faster
 
     // half of the lanes from a, half from b
     static SMX_INLINE vec load_halves(const double* a, const double* b)
@@ -826,7 +832,6 @@ struct rows<P, double> : term_rows<P, double> {
 
     // The sums of products of rows of one step, of one row or of eight: s as hi + lo.
     static constexpr bool is_doubled = false;
-    static SMX_INLINE bool fetches_next(std::size_t, std::size_t) { return false; } // no faster
     static constexpr std::size_t most_held_of_products = 4 * P::lanes;
     struct step_sum {
         double hi, lo;
@@ -906,7 +911,7 @@ struct rows<P, double> : term_rows<P, double> {
             }
         return lane_total({hi[0], lo[0]});
     }
-    static SMX_INLINE vec log_prob(const vec& x, const step_shift& s, pair log1p_tail)
+    static SMX_INLINE vec log_prob(const vec& x, const differences& s, pair log1p_tail)
     {
         return P::fms(P::fms(x, s.unit, s.max_in_units), s.inverse, narrow(log1p_tail));
     }
@@ -963,7 +968,8 @@ struct rows<P, double> : term_rows<P, double> {
     {
         return wide_arithmetic<double>::others(tail, lane(e), is_largest);
     }
-    static SMX_INLINE vec surprise(const vec& x, const vec& max, const step_shift&, wide log1p_tail) // -log p, as above
+    static SMX_INLINE vec surprise(const vec& x, const vec& max, const differences&,
+                                   wide log1p_tail) // -log p, as above
     {
         return narrow((lane(max) - lane(x)) + log1p_tail.hi);
     }
@@ -1048,8 +1054,13 @@ struct far_rows<P, double> : rows<P, double> {
         const vec scaled = near ? base::narrow(origin) * after_unit : P::zero();
         const vec rounded = P::sixteenths_in_any_mode(scaled, hi, P::magic()) - P::magic();
         const vec fraction = base::fraction_of(scaled, rounded, hi, lo);
-        return {{{P::zero(), hi, lo, P::magic() - rounded, fraction, P::zero(), base::narrow(origin), P::zero(),
-                  P::set1(scale.inverse_hi)},
+        return {{{{base::narrow(origin), P::zero(), P::set1(scale.inverse_hi)},
+                  P::zero(),
+                  hi,
+                  lo,
+                  P::magic() - rounded,
+                  fraction,
+                  P::zero()},
                  base::powers_of(fraction)},
                 base::narrow(before),
                 after_unit,

@@ -156,11 +156,8 @@ struct one_lane {
     using some = bool;
     struct all {};
     static constexpr const char* name = "generic";
-    static constexpr bool is_doubled = false;
-    static SMX_INLINE constexpr bool fetches_next(std::size_t, std::size_t) { return false; }
-    static SMX_INLINE constexpr void fetch(const T*) {}
     static constexpr std::size_t lanes = 1;
-    static constexpr bool is_rare = false;
+    static constexpr bool is_rare = false, is_doubled = false;
     static constexpr std::size_t cached_length = std::numeric_limits<std::size_t>::max(),
                                  streamed_length = cached_length;
 
@@ -182,6 +179,8 @@ struct one_lane {
     static SMX_INLINE constexpr void store_first(T* x, const vec& v) { store(x, every(), v); }
     static SMX_INLINE constexpr void stream(T* x, const vec& v) { store(x, every(), v); }
     static SMX_INLINE constexpr void end_of_stream() {}
+    static SMX_INLINE constexpr bool fetches_next(std::size_t, std::size_t) { return false; }
+    static SMX_INLINE constexpr void fetch(const T*) {}
     static SMX_INLINE constexpr std::size_t entries_to_line(const T*) { return 0; }
 
     static SMX_INLINE constexpr vec zero() { return {C(0)}; }
@@ -302,6 +301,10 @@ struct lane : one_lane<T, T> {
     };
     static SMX_INLINE constexpr exp_scale<T> unit_scale() { return {T(1), T(1)}; }
     static SMX_INLINE constexpr shift shift_of(const vec& max, const exp_scale<T>& scale) { return {max, scale}; }
+    static SMX_INLINE constexpr shift differences_from(const vec& max, const exp_scale<T>& scale)
+    {
+        return shift_of(max, scale);
+    }
     static SMX_INLINE constexpr bool is_absent(const vec& x, const shift& s) // -inf
     {
         return x < s.max && !detail::is_finite(x);
@@ -474,6 +477,10 @@ struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
         const real inverse = (as_double(scale.inverse_hi) + as_double(scale.inverse_lo)) * as_double(scale.unit);
         return {max, max - real{150} / inverse, factor * real{64}, inverse};
     }
+    static SMX_INLINE constexpr shift differences_from(real max, const exp_scale<float>& scale)
+    {
+        return shift_of(max, scale);
+    }
     static SMX_INLINE constexpr real exp_term(real x, const shift& s)
     {
         if (!(x.value >= s.lowest.value))
@@ -594,6 +601,10 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
                 {{scale.inverse_hi}, {scale.inverse_lo}},
                 before,
                 after};
+    }
+    static SMX_INLINE constexpr shift differences_from(real max, const exp_scale<double>& scale)
+    {
+        return shift_of(max, scale);
     }
     static SMX_INLINE constexpr real exp_term(real x, const shift& s)
     {

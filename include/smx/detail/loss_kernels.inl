@@ -21,15 +21,6 @@ SMX_INLINE constexpr typename V::vec largest_logit(const typename V::scalar* log
 
 // Only where no gradient is wanted: -log_softmax of one entry.
 template <class V>
-SMX_INLINE constexpr typename V::vec label_loss(const typename V::scalar* logits, std::size_t n, std::size_t label,
-                                                const typename V::shift& shift, const typename V::vec& max,
-                                                const typename V::vec& first)
-{
-    const typename V::wide tail = tail_of_sum<V>(logits, n, every_entry<V>{}, shift, max, first);
-    return V::surprise(V::broadcast(logits + label), max, shift, V::log1p(tail));
-}
-
-template <class V>
 struct store_label_loss : store_by_tail<V, store_label_loss<V>> {
     const typename V::scalar* labelled;
     typename V::scalar* loss;
@@ -39,10 +30,10 @@ struct store_label_loss : store_by_tail<V, store_label_loss<V>> {
     {
     }
     template <class Row>
-    SMX_INLINE void store(Row&, const typename V::vec& max, const typename V::step_shift& shift,
+    SMX_INLINE void store(Row&, const typename V::vec& max, const typename V::differences& differences,
                           const typename V::wide& log1p_tail) const
     {
-        V::store_first(loss, V::surprise(V::broadcast(labelled), max, shift, log1p_tail));
+        V::store_first(loss, V::surprise(V::broadcast(labelled), max, differences, log1p_tail));
     }
 };
 
@@ -61,10 +52,13 @@ constexpr void row_cross_entropy(const typename V::scalar* logits, std::size_t n
     const typename V::vec max = extent.max = V::in_register(extent.max); // as in largest_logit
     if (!V::is_finite(max))
         V::store_first(loss, V::not_a_number());
-    else if (V::is_far(max, scale))
-        V::store_first(loss, label_loss<typename V::far>(logits, n, label, V::far::shift_of(max, scale), max, first));
-    else
-        V::store_first(loss, label_loss<V>(logits, n, label, shift_of<V>(extent, scale), max, first));
+    else if (V::is_far(max, scale)) {
+        const typename V::far::shift shift = V::far::shift_of(max, scale);
+        const typename V::wide tail = tail_of_sum<typename V::far>(logits, n, every_entry<V>{}, shift, max, first);
+        V::store_first(loss, V::surprise(V::broadcast(logits + label), max, shift, V::log1p(tail)));
+    } else
+        V::store_first(loss, V::surprise(V::broadcast(logits + label), max, V::differences_from(max, scale),
+                                         log1p_of_tail<V>(logits, n, every_entry<V>{}, scale, extent, first)));
 }
 
 // p[i] = e^(x[i] - max); the sum of p without the largest terms, and their number. The last, partial step is kept in a

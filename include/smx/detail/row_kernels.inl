@@ -623,12 +623,12 @@ struct held_row {
             store_quotients<k + 1>(probs, inverse);
     }
     template <std::size_t k = 0>
-    SMX_INLINE void store_log_probs(typename V::scalar* log_probs, const typename V::step_shift& shift,
+    SMX_INLINE void store_log_probs(typename V::scalar* log_probs, const typename V::differences& differences,
                                     const typename V::wide& log1p_tail) const
     {
-        store<k>(log_probs, V::log_prob(x[k], shift, log1p_tail), V::minus_infinity());
+        store<k>(log_probs, V::log_prob(x[k], differences, log1p_tail), V::minus_infinity());
         if constexpr (k + 1 < steps)
-            store_log_probs<k + 1>(log_probs, shift, log1p_tail);
+            store_log_probs<k + 1>(log_probs, differences, log1p_tail);
     }
 };
 
@@ -926,10 +926,10 @@ struct store_log_softmax : store_by_tail<V, store_log_softmax<V>> {
     {
     }
     template <class Row>
-    SMX_INLINE void store(Row& row, const typename V::vec&, const typename V::step_shift& shift,
+    SMX_INLINE void store(Row& row, const typename V::vec&, const typename V::differences& differences,
                           const typename V::wide& log1p_tail) const
     {
-        row.store_log_probs(log_probs, shift, log1p_tail);
+        row.store_log_probs(log_probs, differences, log1p_tail);
     }
 };
 
@@ -942,7 +942,7 @@ struct store_logsumexp : store_by_tail<V, store_logsumexp<V>> {
     {
     }
     template <class Row>
-    SMX_INLINE void store(Row&, const typename V::vec& max, const typename V::step_shift&,
+    SMX_INLINE void store(Row&, const typename V::vec& max, const typename V::differences&,
                           const typename V::wide& log1p_tail) const
     {
         V::store_first(out, V::plus(max, log1p_tail));
@@ -996,6 +996,20 @@ SMX_INLINE bool has_found_tail(const typename V::scalar* logits, std::size_t n, 
     return V::is_large_tail(sum * typename V::wide{0.5});
 }
 
+// log1p(T) of a row that is not far from 0
+template <class V, class Entries>
+SMX_INLINE constexpr typename V::wide log1p_of_tail(const typename V::scalar* logits, std::size_t n, Entries entries,
+                                                    const exp_scale<typename V::scalar>& scale,
+                                                    const typename V::extent& extent, const typename V::vec& first)
+{
+    if constexpr (V::is_doubled) {
+        typename V::wide tail{};
+        if (has_found_tail<V>(logits, n, entries, scale, extent, first, tail))
+            return V::log1p(tail);
+    }
+    return V::log1p(tail_of_sum<V>(logits, n, entries, shift_of<V>(extent, scale), extent.max, first));
+}
+
 template <class V, class Entries, class Shift>
 SMX_INLINE constexpr void store_log_probs(const typename V::scalar* logits, typename V::scalar* log_probs,
                                           std::size_t n, const Shift& shift, Entries entries,
@@ -1006,15 +1020,6 @@ SMX_INLINE constexpr void store_log_probs(const typename V::scalar* logits, type
         walk<V>(n, pass);
     else
         store_lines<V>(n, log_probs, pass);
-}
-
-template <class V, class Entries>
-SMX_INLINE constexpr void tail_and_log_probs(const typename V::scalar* logits, typename V::scalar* log_probs,
-                                             std::size_t n, const typename V::shift& shift, Entries entries,
-                                             const typename V::vec& max, const typename V::vec& first)
-{
-    const typename V::wide tail = tail_of_sum<V>(logits, n, entries, shift, max, first);
-    store_log_probs<V>(logits, log_probs, n, shift, entries, V::log1p(tail), first);
 }
 
 template <class V, class Entries>
@@ -1034,18 +1039,15 @@ SMX_INLINE constexpr void log_softmax_of(const typename V::scalar* logits, typen
         }
     const typename V::extent extent = extent_of<V>(logits, n, entries, first);
     const typename V::vec max = extent.max;
-    if constexpr (V::is_doubled) {
-        typename V::wide tail;
-        if (has_found_tail<V>(logits, n, entries, scale, extent, first, tail))
-            return store_log_probs<V>(logits, log_probs, n, V::differences_from(max, scale), entries, V::log1p(tail),
-                                      first);
-    }
     if (!V::is_finite(max))
         fill_row<V>(log_probs, n, entries, V::not_a_number(), V::minus_infinity());
-    else if (V::is_far(max, scale))
-        tail_and_log_probs<typename V::far>(logits, log_probs, n, V::far::shift_of(max, scale), entries, max, first);
-    else
-        tail_and_log_probs<V>(logits, log_probs, n, shift_of<V>(extent, scale), entries, max, first);
+    else if (V::is_far(max, scale)) {
+        const typename V::far::shift shift = V::far::shift_of(max, scale);
+        const typename V::wide tail = tail_of_sum<typename V::far>(logits, n, entries, shift, max, first);
+        store_log_probs<typename V::far>(logits, log_probs, n, shift, entries, V::log1p(tail), first);
+    } else
+        store_log_probs<V>(logits, log_probs, n, V::differences_from(max, scale), entries,
+                           log1p_of_tail<V>(logits, n, entries, scale, extent, first), first);
 }
 
 template <class V>
@@ -1095,14 +1097,6 @@ constexpr bool has_nan(const typename V::scalar* x, std::size_t n)
 }
 
 template <class V>
-SMX_INLINE constexpr typename V::vec max_plus_log1p(const typename V::scalar* logits, std::size_t n,
-                                                    const typename V::shift& shift, const typename V::vec& max,
-                                                    const typename V::vec& first)
-{
-    return V::plus(max, V::log1p(tail_of_sum<V>(logits, n, every_entry<V>{}, shift, max, first)));
-}
-
-template <class V>
 SMX_APART constexpr void logsumexp_of(const typename V::scalar* logits, std::size_t n, typename V::scalar* out)
 {
     const typename V::vec first = V::broadcast(logits);
@@ -1118,17 +1112,13 @@ SMX_APART constexpr void logsumexp_of(const typename V::scalar* logits, std::siz
     const exp_scale<typename V::scalar>& scale = V::unit_scale();
     const typename V::extent extent = extent_of<V>(logits, n, every_entry<V>{}, first);
     const typename V::vec max = extent.max;
-    if constexpr (V::is_doubled) {
-        typename V::wide tail;
-        if (has_found_tail<V>(logits, n, every_entry<V>{}, scale, extent, first, tail))
-            return V::store_first(out, V::plus(max, V::log1p(tail)));
-    }
     if (!V::is_finite(max))
         V::store_first(out, has_nan<V>(logits, n) ? V::not_a_number() : max);
     else if (V::is_far(max, scale))
-        V::store_first(out, max_plus_log1p<typename V::far>(logits, n, V::far::shift_of(max, scale), max, first));
+        V::store_first(out, V::plus(max, V::log1p(tail_of_sum<typename V::far>(
+                                             logits, n, every_entry<V>{}, V::far::shift_of(max, scale), max, first))));
     else
-        V::store_first(out, max_plus_log1p<V>(logits, n, shift_of<V>(extent, scale), max, first));
+        V::store_first(out, V::plus(max, log1p_of_tail<V>(logits, n, every_entry<V>{}, scale, extent, first)));
 }
 
 template <class V>
@@ -1371,38 +1361,37 @@ SMX_INLINE typename V::vec tangent_in_step(const typename V::vec& prob, const ty
     return V::where_nonzero(prob, v - V::only(winners<V>(once), v));
 }
 
-// A row of at most 32 floats as vectors D of eight doubles, in which p t has no error: s t_i - <p, t> is as good as its terms,
+// A short row of floats as vectors D of doubles, in which p t has no error: s t_i - <p, t> is as good as its terms,
 // but where one entry has all but 2^-22 of s. Its tangent is then the origin; and that of a constant tangent is the constant,
 // so that J 1 = 0. The last vector ends with the row.
 template <class V, std::size_t... k>
 struct doubled_product {
     using D = typename V::wide_lanes;
     static constexpr std::size_t count = sizeof...(k);
+    using row = held_steps<D, count, 1>;
     typename D::vec prob[count], once[count], t[count]; // once: no entry twice
     std::size_t n;
 
     template <std::size_t i>
-    SMX_INLINE typename D::vec load(const float* x) const
+    SMX_INLINE typename D::vec load(const typename V::scalar* x) const
     {
         if constexpr (count == 1)
             return V::load_doubled(x, n);
         else
-            return D::load_floats(x + (i + 1 < count ? 8 * i : n - 8), D::every());
+            return D::load_floats(x + row::template start<i>(n), D::every());
     }
     template <std::size_t i>
-    SMX_INLINE typename D::vec own(const typename D::vec& x) const
+    SMX_INLINE auto own() const
     {
         if constexpr (count == 1)
-            return D::keep(V::inside_doubled(n), x);
-        else if constexpr (i + 1 == count)
-            return D::keep(D::from(8 * count - n), x);
+            return V::inside_doubled(n);
         else
-            return x;
+            return row::template own<i>(n);
     }
-    SMX_INLINE doubled_product(const float* p, const float* v, std::size_t n_) : n(n_)
+    SMX_INLINE doubled_product(const typename V::scalar* p, const typename V::scalar* v, std::size_t n_) : n(n_)
     {
         ((prob[k] = load<k>(p)), ...);
-        ((once[k] = own<k>(prob[k])), ...);
+        ((once[k] = D::keep(own<k>(), prob[k])), ...);
         ((t[k] = D::where_nonzero(prob[k], D::in_register(load<k>(v)))), ...);
         if (V::has_bits_of(v, v + n - 1))
             centre_constant(D::set1(static_cast<double>(*v)));
@@ -1428,7 +1417,7 @@ struct doubled_product {
     SMX_INLINE void centre_constant(const typename D::vec& constant)
     {
         const typename D::vec rest[] = {D::where_nonzero(prob[k], t[k] - constant)...};
-        if (((D::count(D::equals(D::every(), rest[k], D::zero())) == 8) && ...))
+        if (((D::count(D::equals(D::every(), rest[k], D::zero())) == D::lanes) && ...))
             ((t[k] = D::zero()), ...);
     }
     SMX_INLINE bool is_saturated(const typename D::vec& most) const
@@ -1444,15 +1433,15 @@ struct doubled_product {
         ((t[k] = D::where_nonzero(prob[k], t[k] - origin)), ...);
     }
     template <std::size_t i>
-    SMX_INLINE void store(float* out, const typename D::vec& s, const typename D::vec& dot) const
+    SMX_INLINE void store(typename V::scalar* out, const typename D::vec& s, const typename D::vec& dot) const
     {
         const typename D::vec product = D::where_nonzero(prob[i], prob[i] * D::fms(s, t[i], dot));
         if constexpr (count == 1)
             V::store_doubled(out, n, product);
         else
-            V::store_doubled(out + (i + 1 < count ? 8 * i : n - 8), 8, product);
+            V::store_doubled(out + row::template start<i>(n), D::lanes, product);
     }
-    SMX_INLINE void store(float* out)
+    SMX_INLINE void store(typename V::scalar* out)
     {
         typename D::two_sums sums = D::lane_sums(masses(), products());
         const typename D::vec s = sums.first(), most = s * D::set1(1 - 0x1p-22);
@@ -1465,23 +1454,24 @@ struct doubled_product {
 };
 
 template <class V, std::size_t... k>
-SMX_INLINE void doubled_products(const float* p, const float* v, float* out, std::size_t rows, std::size_t n,
-                                 std::size_t stride)
+SMX_INLINE void doubled_products(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                                 std::size_t rows, std::size_t n, std::size_t stride)
 {
     for (std::size_t r = 0; r < rows; ++r)
         doubled_product<V, k...>(p + r * stride, v + r * stride, n).store(out + r * stride);
 }
 
-// rows of n <= 32 floats
+// rows of at most V::most_doubled entries
 template <class V>
-SMX_INLINE void doubled_softmax_jvp(const float* p, const float* v, float* out, std::size_t rows, std::size_t n,
-                                    std::size_t stride)
+SMX_INLINE void doubled_softmax_jvp(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                                    std::size_t rows, std::size_t n, std::size_t stride)
 {
-    if (n <= 8)
+    constexpr std::size_t m = V::wide_lanes::lanes;
+    if (n <= m)
         doubled_products<V, 0>(p, v, out, rows, n, stride);
-    else if (n <= 16)
+    else if (n <= 2 * m)
         doubled_products<V, 0, 1>(p, v, out, rows, n, stride);
-    else if (n <= 24)
+    else if (n <= 3 * m)
         doubled_products<V, 0, 1, 2>(p, v, out, rows, n, stride);
     else
         doubled_products<V, 0, 1, 2, 3>(p, v, out, rows, n, stride);
@@ -1760,7 +1750,7 @@ constexpr void row_softmax_jvp(const typename V::scalar* probs, const typename V
         if (n == 0)
             return;
         if constexpr (V::is_doubled)
-            if (n <= 32)
+            if (n <= V::most_doubled)
                 return doubled_softmax_jvp<V>(probs, tangent, out, 1, n, n);
         if (n > V::most_held_of_products || !product_in_registers<V>(probs, tangent, out, n))
             any_softmax_jvp<V>(probs, tangent, out, n);

@@ -198,73 +198,41 @@ SMX_INLINE constexpr pair log1p(pair t)
 }
 
 // 1 / (1 + j / 32), rounded, and minus its logarithm; by tests/coefficients.sollya
-struct logarithm_table {
-    double inverse[32], log[32];
+struct logarithm {
+    double inverse, log;
 };
-inline constexpr logarithm_table logarithms_of_32nds = {{0x1p0,
-                                                         0x1.f07c1f07c1f08p-1,
-                                                         0x1.e1e1e1e1e1e1ep-1,
-                                                         0x1.d41d41d41d41dp-1,
-                                                         0x1.c71c71c71c71cp-1,
-                                                         0x1.bacf914c1badp-1,
-                                                         0x1.af286bca1af28p-1,
-                                                         0x1.a41a41a41a41ap-1,
-                                                         0x1.999999999999ap-1,
-                                                         0x1.8f9c18f9c18fap-1,
-                                                         0x1.8618618618618p-1,
-                                                         0x1.7d05f417d05f4p-1,
-                                                         0x1.745d1745d1746p-1,
-                                                         0x1.6c16c16c16c17p-1,
-                                                         0x1.642c8590b2164p-1,
-                                                         0x1.5c9882b931057p-1,
-                                                         0x1.5555555555555p-1,
-                                                         0x1.4e5e0a72f0539p-1,
-                                                         0x1.47ae147ae147bp-1,
-                                                         0x1.4141414141414p-1,
-                                                         0x1.3b13b13b13b14p-1,
-                                                         0x1.3521cfb2b78c1p-1,
-                                                         0x1.2f684bda12f68p-1,
-                                                         0x1.29e4129e4129ep-1,
-                                                         0x1.2492492492492p-1,
-                                                         0x1.1f7047dc11f7p-1,
-                                                         0x1.1a7b9611a7b96p-1,
-                                                         0x1.15b1e5f75270dp-1,
-                                                         0x1.1111111111111p-1,
-                                                         0x1.0c9714fbcda3bp-1,
-                                                         0x1.0842108421084p-1,
-                                                         0x1.041041041041p-1},
-                                                        {0,
-                                                         0x1.f829b0e7832f8p-6,
-                                                         0x1.f0a30c01162a8p-5,
-                                                         0x1.6f0d28ae56b4ep-4,
-                                                         0x1.e27076e2af2eap-4,
-                                                         0x1.29552f81ff521p-3,
-                                                         0x1.5ff3070a793d6p-3,
-                                                         0x1.9525a9cf456b6p-3,
-                                                         0x1.c8ff7c79a9a2p-3,
-                                                         0x1.fb9186d5e3e29p-3,
-                                                         0x1.1675cababa60fp-2,
-                                                         0x1.2e8e2bae11d31p-2,
-                                                         0x1.4618bc21c5ec2p-2,
-                                                         0x1.5d1bdbf5809cap-2,
-                                                         0x1.739d7f6bbd007p-2,
-                                                         0x1.89a3386c1425bp-2,
-                                                         0x1.9f323ecbf984dp-2,
-                                                         0x1.b44f77bcc8f64p-2,
-                                                         0x1.c8ff7c79a9a21p-2,
-                                                         0x1.dd46a04c1c4a1p-2,
-                                                         0x1.f128f5faf06ecp-2,
-                                                         0x1.02552a5a5d0ffp-1,
-                                                         0x1.0be72e4252a83p-1,
-                                                         0x1.154c3d2f4d5eap-1,
-                                                         0x1.1e85f5e7040d1p-1,
-                                                         0x1.2795e1289b11bp-1,
-                                                         0x1.307d7334f10bep-1,
-                                                         0x1.393e0d3562a1ap-1,
-                                                         0x1.41d8fe84672afp-1,
-                                                         0x1.4a4f85db03ebbp-1,
-                                                         0x1.52a2d265bc5abp-1,
-                                                         0x1.5ad404c359f2dp-1}};
+inline constexpr logarithm logarithms_of_32nds[] = {{0x1p0, 0},
+                                                    {0x1.f07c1f07c1f08p-1, 0x1.f829b0e7832f8p-6},
+                                                    {0x1.e1e1e1e1e1e1ep-1, 0x1.f0a30c01162a8p-5},
+                                                    {0x1.d41d41d41d41dp-1, 0x1.6f0d28ae56b4ep-4},
+                                                    {0x1.c71c71c71c71cp-1, 0x1.e27076e2af2eap-4},
+                                                    {0x1.bacf914c1badp-1, 0x1.29552f81ff521p-3},
+                                                    {0x1.af286bca1af28p-1, 0x1.5ff3070a793d6p-3},
+                                                    {0x1.a41a41a41a41ap-1, 0x1.9525a9cf456b6p-3},
+                                                    {0x1.999999999999ap-1, 0x1.c8ff7c79a9a2p-3},
+                                                    {0x1.8f9c18f9c18fap-1, 0x1.fb9186d5e3e29p-3},
+                                                    {0x1.8618618618618p-1, 0x1.1675cababa60fp-2},
+                                                    {0x1.7d05f417d05f4p-1, 0x1.2e8e2bae11d31p-2},
+                                                    {0x1.745d1745d1746p-1, 0x1.4618bc21c5ec2p-2},
+                                                    {0x1.6c16c16c16c17p-1, 0x1.5d1bdbf5809cap-2},
+                                                    {0x1.642c8590b2164p-1, 0x1.739d7f6bbd007p-2},
+                                                    {0x1.5c9882b931057p-1, 0x1.89a3386c1425bp-2},
+                                                    {0x1.5555555555555p-1, 0x1.9f323ecbf984dp-2},
+                                                    {0x1.4e5e0a72f0539p-1, 0x1.b44f77bcc8f64p-2},
+                                                    {0x1.47ae147ae147bp-1, 0x1.c8ff7c79a9a21p-2},
+                                                    {0x1.4141414141414p-1, 0x1.dd46a04c1c4a1p-2},
+                                                    {0x1.3b13b13b13b14p-1, 0x1.f128f5faf06ecp-2},
+                                                    {0x1.3521cfb2b78c1p-1, 0x1.02552a5a5d0ffp-1},
+                                                    {0x1.2f684bda12f68p-1, 0x1.0be72e4252a83p-1},
+                                                    {0x1.29e4129e4129ep-1, 0x1.154c3d2f4d5eap-1},
+                                                    {0x1.2492492492492p-1, 0x1.1e85f5e7040d1p-1},
+                                                    {0x1.1f7047dc11f7p-1, 0x1.2795e1289b11bp-1},
+                                                    {0x1.1a7b9611a7b96p-1, 0x1.307d7334f10bep-1},
+                                                    {0x1.15b1e5f75270dp-1, 0x1.393e0d3562a1ap-1},
+                                                    {0x1.1111111111111p-1, 0x1.41d8fe84672afp-1},
+                                                    {0x1.0c9714fbcda3bp-1, 0x1.4a4f85db03ebbp-1},
+                                                    {0x1.0842108421084p-1, 0x1.52a2d265bc5abp-1},
+                                                    {0x1.041041041041p-1, 0x1.5ad404c359f2dp-1}};
 
 // a b + c by one instruction where there is one
 struct separate {
@@ -285,11 +253,11 @@ SMX_INLINE constexpr real log1p(real t)
     const real w = one + t;
     const auto nearest = __builtin_bit_cast(std::uint64_t, w) + (std::uint64_t{1} << 46);
     const std::uint64_t j = nearest >> 47 & 31, exponent = nearest >> 52; // k + 1023
-    const double inverse = logarithms_of_32nds.inverse[j];
+    const double inverse = logarithms_of_32nds[j].inverse;
     const real scale{
         __builtin_bit_cast(double, __builtin_bit_cast(std::uint64_t, inverse) - ((exponent - 1023) << 52))};
     const real log_c = Arithmetic::multiply_add(real{static_cast<double>(static_cast<int>(exponent) - 1023)}, ln2,
-                                                real{logarithms_of_32nds.log[j]});
+                                                real{logarithms_of_32nds[j].log});
     const real r = Arithmetic::multiply_add(t, scale, scale - one), square = r * r;
     const real low = Arithmetic::multiply_add(p[1], r, p[0]), high = Arithmetic::multiply_add(p[3], r, p[2]);
     return Arithmetic::multiply_add(square, Arithmetic::multiply_add(square, high, low), log_c + r);
