@@ -409,8 +409,8 @@ struct term_rows : P, wide_arithmetic<T> {
 template <class P>
 struct rows<P, float> : term_rows<P, float> {
     using base = term_rows<P, float>;
-    using typename base::shift;
     using typename base::differences;
+    using typename base::shift;
     using typename P::vec;
     using wide = real;
     using far = far_rows<P, float>;
@@ -735,8 +735,8 @@ struct far_rows<P, float> : rows<P, float> {
 template <class P>
 struct rows<P, double> : term_rows<P, double> {
     using base = term_rows<P, double>;
-    using typename base::shift;
     using typename base::differences;
+    using typename base::shift;
     using typename P::vec;
     using wide = pair;
     using far = far_rows<P, double>;
