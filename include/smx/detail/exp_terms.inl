@@ -60,11 +60,11 @@ struct in_turn {
     template <class Powers>
     static SMX_INLINE void power(vec (&x)[count], const vec (&n)[count], const vec (&r)[count], const Powers& powers)
     {
-        const vec delta[] = {powers.delta(n[k])...};
-        const vec t[] = {powers.power(n[k])...};
+        const typename Powers::entry t[] = {powers.at(n[k])...};
+        const vec delta[] = {t[k].delta...};
         vec q[count];
         add_series<typename P::scalar>(r, q, delta);
-        ((x[k] = P::fma(t[k], q[k], t[k])), ...);
+        ((x[k] = P::fma(t[k].power, q[k], t[k].power)), ...);
     }
     // x becomes e^((x - max) / t), by a table of the row
     template <class Shift>
@@ -201,9 +201,6 @@ struct term_rows : P, wide_arithmetic<T> {
 
     // How the table of the powers 2^(j/16) becomes that of a row: times 1 + w. power is rounded, delta its relative rounding
     // error, for which 1 / power to 4 bits is enough.
-    struct unturned {
-        SMX_INLINE void operator()(vec&, vec&) const {}
-    };
     struct turned {
         vec w;
         SMX_INLINE void operator()(vec& power, vec& delta) const
@@ -248,14 +245,14 @@ struct term_rows : P, wide_arithmetic<T> {
     static SMX_INLINE vec exp_term(const vec& x, const step_shift& s)
     {
         vec e[] = {P::at_least(s.lowest, x)};
-        in_turn<P, 0>::exp_of_difference(e, s, typename P::powers{unturned{}});
+        in_turn<P, 0>::exp_of_difference(e, s, typename P::powers{});
         return e[0];
     }
     static SMX_INLINE void exp_terms(vec (&x)[2], const step_shift& s)
     {
         x[0] = P::at_least(s.lowest, x[0]);
         x[1] = P::at_least(s.lowest, x[1]);
-        in_turn<P, 0, 1>::exp_of_difference(x, s, typename P::powers{unturned{}});
+        in_turn<P, 0, 1>::exp_of_difference(x, s, typename P::powers{});
     }
 
     // In every lane the largest of the entries seen, and the lowest if that is negative. A NaN may be lost.
@@ -330,7 +327,7 @@ struct term_rows : P, wide_arithmetic<T> {
                  small ? P::set1(numbers::magic - numbers::bias) : P::magic() - whole_of(max, scale),
                  P::zero(),
                  P::zero()},
-                typename P::powers{unturned{}},
+                typename P::powers{},
                 !small};
     }
     static SMX_INLINE vec power(const vec& x, const vec& k, const shift& s)
@@ -911,6 +908,7 @@ struct rows<P, double> : term_rows<P, double> {
             }
         return lane_total({hi[0], lo[0]});
     }
+    static SMX_INLINE pair log1p(pair t) { return detail::log1p<fused>(t); }
     static SMX_INLINE vec log_prob(const vec& x, const differences& s, pair log1p_tail)
     {
         return P::fms(P::fms(x, s.unit, s.max_in_units), s.inverse, narrow(log1p_tail));

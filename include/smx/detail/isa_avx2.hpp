@@ -114,6 +114,21 @@ SMX_INLINE __m128i mask_bytes(const bool* mask, std::size_t count)
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
 }
 
+// sixteenth_powers_of_doubles as powers has them: power, delta, power ...
+struct pairs_of_powers {
+    double entries[32];
+
+    constexpr pairs_of_powers() : entries()
+    {
+        for (int j = 0; j < 16; ++j) {
+            const auto power = __builtin_bit_cast(std::int64_t, sixteenth_powers_of_doubles.power[j]);
+            entries[2 * j] = __builtin_bit_cast(double, power + sixteenth_powers_of_doubles.field[j]);
+            entries[2 * j + 1] = sixteenth_powers_of_doubles.delta[j];
+        }
+    }
+};
+alignas(64) constexpr pairs_of_powers all_powers;
+
 // 16 floats
 struct floats {
     using scalar = float;
@@ -407,9 +422,13 @@ struct floats {
     static SMX_INLINE bool rounds_to_nearest() { return current_mode_is_nearest(); }
 
     struct powers {
+        struct entry {
+            vec power, delta;
+        };
         lanes_of_two bits; // times 2^bias, less j sixteenths in the field of the exponent
         vec deltas;
 
+        SMX_INLINE powers() : powers([](vec&, vec&) {}) {}
         template <class Turn>
         explicit SMX_INLINE powers(Turn turn)
         {
@@ -420,8 +439,10 @@ struct floats {
             bits = {_mm256_add_epi32(_mm256_castps_si256(power.a), _mm256_loadu_si256(fields)),
                     _mm256_add_epi32(_mm256_castps_si256(power.b), _mm256_loadu_si256(fields + 1))};
         }
-        SMX_INLINE vec power(const vec& k) const { return {power(k.a), power(k.b)}; }
-        SMX_INLINE vec delta(const vec& k) const { return {look_up(deltas, k.a), look_up(deltas, k.b)}; }
+        SMX_INLINE entry at(const vec& k) const
+        {
+            return {{power(k.a), power(k.b)}, {look_up(deltas, k.a), look_up(deltas, k.b)}};
+        }
 
     private:
         static SMX_INLINE __m256 look_up(const vec& table, __m256 k)
@@ -786,57 +807,75 @@ struct doubles {
         return _mm256_castsi256_pd(
             _mm256_add_epi64(_mm256_set1_epi64x(0x5ff0000000000000), _mm256_slli_epi64(_mm256_castpd_si256(k), 48)));
     }
+    // Read from memory: four loads of 16 bytes take less than the shuffles and blends of two tables in registers.
     struct powers {
-        __m256i bits[4]; // times 2^bias, less j sixteenths in the field of the exponent
-        __m256d deltas[4];
-
+        struct entry {
+            vec power, delta;
+        };
+        SMX_INLINE powers() : has_own(false) {}
         template <class Turn>
-        explicit SMX_INLINE powers(Turn turn)
+        explicit SMX_INLINE powers(Turn turn) : has_own(true)
         {
-            eight(0, turn, bits, deltas);
-            eight(8, turn, bits + 2, deltas + 2);
+            eight(0, turn);
+            eight(8, turn);
         }
-        SMX_INLINE vec power(const vec& k) const { return {power(k.a), power(k.b)}; }
-        SMX_INLINE vec delta(const vec& k) const
+
+        SMX_INLINE entry at(const vec& k) const
         {
-            return {look_up(deltas[0], deltas[1], deltas[2], deltas[3], k.a),
-                    look_up(deltas[0], deltas[1], deltas[2], deltas[3], k.b)};
+            // j in the last bits of each; pairs of 2 j leave for the addresses at once
+            const __m256 words = _mm256_shuffle_ps(_mm256_castpd_ps(k.a), _mm256_castpd_ps(k.b), 0x88);
+            const __m256i doubled = _mm256_slli_epi32(_mm256_castps_si256(words), 1);
+            const __m256i at = _mm256_and_si256(doubled, _mm256_set1_epi32(30));
+            const __m128i low = _mm256_castsi256_si128(at), high = _mm256_extracti128_si256(at, 1);
+            const std::uint64_t a01 = first_of(low), b01 = second_of(low);
+            const std::uint64_t a23 = first_of(high), b23 = second_of(high);
+            return entry_of(four_at(k.a, a01, a23), four_at(k.b, b01, b23));
         }
 
     private:
+        struct half_entry {
+            __m256d power, delta;
+        };
+        bool has_own; // power times 2^bias, less j sixteenths in the field of the exponent; delta; power ...
+        alignas(32) double own[32];
+
         template <class Turn>
-        static SMX_INLINE void eight(int j, Turn turn, __m256i* bits, __m256d* deltas)
+        SMX_INLINE void eight(int j, Turn turn)
         {
             vec power = load(sixteenth_powers_of_doubles.power + j, every(), zero());
             vec delta = load(sixteenth_powers_of_doubles.delta + j, every(), zero());
             turn(power, delta);
             const auto* fields = reinterpret_cast<const __m256i*>(sixteenth_powers_of_doubles.field + j);
-            bits[0] = _mm256_add_epi64(_mm256_castpd_si256(power.a), _mm256_loadu_si256(fields));
-            bits[1] = _mm256_add_epi64(_mm256_castpd_si256(power.b), _mm256_loadu_si256(fields + 1));
-            deltas[0] = delta.a;
-            deltas[1] = delta.b;
+            four(own + 2 * j, power.a, _mm256_loadu_si256(fields), delta.a);
+            four(own + 2 * j + 8, power.b, _mm256_loadu_si256(fields + 1), delta.b);
         }
-        static SMX_INLINE __m256d look_up(__m256d a, __m256d b, __m256d c, __m256d d, __m256d k)
+        static SMX_INLINE void four(double* entries, __m256d power, __m256i field, __m256d delta)
         {
-            // lane j mod 4 of each, as two floats; then by the bits 2 and 3 of j
-            const __m256i index = _mm256_castpd_si256(k);
-            const __m256i doubled = _mm256_slli_epi32(_mm256_shuffle_epi32(index, 0xa0), 1);
-            const __m256i floats = _mm256_add_epi32(doubled, _mm256_set1_epi64x(1ll << 32));
-            const __m256d bit2 = _mm256_castsi256_pd(_mm256_slli_epi64(index, 61));
-            const __m256d bit3 = _mm256_castsi256_pd(_mm256_slli_epi64(index, 60));
-            return _mm256_blendv_pd(_mm256_blendv_pd(permute(a, floats), permute(b, floats), bit2),
-                                    _mm256_blendv_pd(permute(c, floats), permute(d, floats), bit2), bit3);
+            const __m256d base = _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(power), field));
+            const __m256d even = _mm256_unpacklo_pd(base, delta), odd = _mm256_unpackhi_pd(base, delta);
+            _mm_store_pd(entries, _mm256_castpd256_pd128(even));
+            _mm_store_pd(entries + 2, _mm256_castpd256_pd128(odd));
+            _mm_store_pd(entries + 4, _mm256_extractf128_pd(even, 1));
+            _mm_store_pd(entries + 6, _mm256_extractf128_pd(odd, 1));
         }
-        static SMX_INLINE __m256d permute(__m256d x, __m256i floats)
+        static SMX_INLINE entry entry_of(const half_entry& a, const half_entry& b)
         {
-            return _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(x), floats));
+            return {{a.power, b.power}, {a.delta, b.delta}};
         }
-        SMX_INLINE __m256d power(__m256d k) const
+        static SMX_INLINE std::uint64_t first_of(__m128i x) { return static_cast<std::uint64_t>(_mm_cvtsi128_si64(x)); }
+        static SMX_INLINE std::uint64_t second_of(__m128i x)
         {
-            const __m256d base = look_up(_mm256_castsi256_pd(bits[0]), _mm256_castsi256_pd(bits[1]),
-                                         _mm256_castsi256_pd(bits[2]), _mm256_castsi256_pd(bits[3]), k);
-            return _mm256_castsi256_pd(
-                _mm256_add_epi64(_mm256_castpd_si256(base), _mm256_slli_epi64(_mm256_castpd_si256(k), 48)));
+            return static_cast<std::uint64_t>(_mm_extract_epi64(x, 1));
+        }
+        SMX_INLINE half_entry four_at(__m256d k, std::uint64_t j01, std::uint64_t j23) const
+        {
+            const double* const table = has_own ? own : all_powers.entries;
+            const __m256d even = _mm256_set_m128d(_mm_load_pd(table + static_cast<std::uint32_t>(j23)),
+                                                  _mm_load_pd(table + static_cast<std::uint32_t>(j01)));
+            const __m256d odd = _mm256_set_m128d(_mm_load_pd(table + (j23 >> 32)), _mm_load_pd(table + (j01 >> 32)));
+            const __m256i base = _mm256_castpd_si256(_mm256_unpacklo_pd(even, odd));
+            return {_mm256_castsi256_pd(_mm256_add_epi64(base, _mm256_slli_epi64(_mm256_castpd_si256(k), 48))),
+                    _mm256_unpackhi_pd(even, odd)};
         }
     };
 

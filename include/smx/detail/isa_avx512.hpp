@@ -248,9 +248,13 @@ struct floats {
     static SMX_INLINE bool rounds_to_nearest() { return true; } // sixteenths does, in any mode
 
     struct powers {
+        struct entry {
+            vec power, delta;
+        };
         __m512i bits; // times 2^bias, less j sixteenths in the field of the exponent
         vec deltas;
 
+        SMX_INLINE powers() : powers([](vec&, vec&) {}) {}
         template <class Turn>
         explicit SMX_INLINE powers(Turn turn)
         {
@@ -259,15 +263,13 @@ struct floats {
             turn(power, deltas);
             bits = _mm512_add_epi32(_mm512_castps_si512(power), _mm512_loadu_si512(sixteenth_powers_of_floats.field));
         }
-        SMX_INLINE vec power(vec k) const
+        SMX_INLINE entry at(vec k) const
         {
             const __m512i index = _mm512_castps_si512(k);
-            return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_maskz_permutexvar_epi32(0xffff, index, bits),
-                                                        _mm512_maskz_slli_epi32(0xffff, index, 19)));
-        }
-        SMX_INLINE vec delta(vec k) const
-        {
-            return _mm512_maskz_permutexvar_ps(0xffff, _mm512_castps_si512(k), deltas);
+            const vec delta = _mm512_maskz_permutexvar_ps(0xffff, index, deltas);
+            return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_maskz_permutexvar_epi32(0xffff, index, bits),
+                                                         _mm512_maskz_slli_epi32(0xffff, index, 19))),
+                    delta};
         }
     };
 };
@@ -514,24 +516,26 @@ struct doubles {
                                                     _mm512_maskz_slli_epi64(ones, _mm512_castpd_si512(k), 48)));
     }
     struct powers {
+        struct entry {
+            vec power, delta;
+        };
         __m512i bits_low, bits_high; // times 2^bias, less j sixteenths in the field of the exponent
         vec deltas_low, deltas_high;
 
+        SMX_INLINE powers() : powers([](vec&, vec&) {}) {}
         template <class Turn>
         explicit SMX_INLINE powers(Turn turn)
         {
             eight(0, turn, bits_low, deltas_low);
             eight(8, turn, bits_high, deltas_high);
         }
-        SMX_INLINE vec power(vec k) const
+        SMX_INLINE entry at(vec k) const
         {
             const __m512i index = _mm512_castpd_si512(k);
-            return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_permutex2var_epi64(bits_low, index, bits_high),
-                                                        _mm512_maskz_slli_epi64(ones, index, 48)));
-        }
-        SMX_INLINE vec delta(vec k) const
-        {
-            return _mm512_permutex2var_pd(deltas_low, _mm512_castpd_si512(k), deltas_high);
+            const vec delta = _mm512_permutex2var_pd(deltas_low, index, deltas_high);
+            return {_mm512_castsi512_pd(_mm512_add_epi64(_mm512_permutex2var_epi64(bits_low, index, bits_high),
+                                                         _mm512_maskz_slli_epi64(ones, index, 48))),
+                    delta};
         }
 
     private:

@@ -129,7 +129,7 @@ struct log_of_product {
     {
         constexpr pair ln2{{0x1.62e42ffp-1}, {-0x1.718432a1b0e26p-35}}; // hi has 33 bits
         const real k{static_cast<double>(exponent)};
-        const pair log_mantissa = log1p({mantissa - real{1}, {0}});
+        const pair log_mantissa = log1p<separate>(pair{mantissa - real{1}, {0}});
         return (pair{k * ln2.hi, {0}} + log_mantissa) + k * ln2.lo;
     }
 

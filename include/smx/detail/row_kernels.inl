@@ -268,7 +268,7 @@ struct each_exponential {
     static constexpr std::size_t group = 2;
     const typename V::scalar* x;
     Entries entries;
-    typename V::shift shift;
+    const typename V::shift& shift; // not a copy: its table is read by index, and would keep sum out of registers
     typename V::vec first;
     Sum sum;
 
@@ -989,7 +989,8 @@ SMX_INLINE bool has_found_tail(const typename V::scalar* logits, std::size_t n, 
 {
     if (n > V::most_without_origin || !extent.is_small(scale))
         return false;
-    whole_pass<V, Entries, typename V::sum> pass(logits, entries, V::loose_shift_of(true, extent.max, scale), first);
+    const typename V::shift shift = V::loose_shift_of(true, extent.max, scale);
+    whole_pass<V, Entries, typename V::sum> pass(logits, entries, shift, first);
     walk<V>(n, pass);
     const typename V::wide sum = pass.sum.total() * V::inverse_of_largest(true, extent.max, scale);
     tail = V::tail(sum, 0);

@@ -166,101 +166,109 @@ SMX_INLINE constexpr pair operator/(pair a, pair b)
     return fast_two_sum(q, (((a.hi - p.hi) - p.lo) + a.lo - q * b.lo) / b.hi);
 }
 
-// log(1 + t) for t >= 0 with an error below 2^-58 of it: 1 + t = 2^k (1 + m), s = m / (2 + m), |s| <= 0.1716,
-// log(1 + m) = 2 s + s^3 P(s^2); P by tests/coefficients.sollya, relative error 2^-54.
-SMX_INLINE constexpr pair log1p(pair t)
-{
-    constexpr double p[] = {0x1.5555555555555p-1, 0x1.9999999999dd9p-2, 0x1.24924924140e6p-2,
-                            0x1.c71c729983269p-3, 0x1.745cba5b027d9p-3, 0x1.3b2af1555f2c9p-3,
-                            0x1.0dc2a5ab7c789p-3, 0x1.307af3a5c57f2p-3, -0x1.151a8f8139dd4p-3};
-    constexpr real one{1}, two{2};
-    if (t.hi < real{0x1p-60}) // t - t^2 / 2
-        return t;
-    constexpr pair ln2{{0x1.62e42ffp-1}, {-0x1.718432a1b0e26p-35}}; // hi has 33 bits: k hi is exact
-
-    const pair w = two_sum(one, t.hi); // 1 + t = w + t.lo
-    // k: the power of two that brings w into [sqrt(1/2), sqrt(2))
-    const std::int64_t bits = __builtin_bit_cast(std::int64_t, w.hi) - 0x3fe6a09e667f3bcd;
-    const int k = static_cast<int>(bits >> 52);
-    pair m = t;
-    if (k != 0) {
-        const real down = power_of_two(-k);
-        m = fast_two_sum(w.hi * down - one, w.lo * down + t.lo * down);
-    }
-    const pair s = m / (m + two);
-    const real z = s.hi * s.hi;
-    real poly{p[8]};
-    for (int i = 7; i >= 0; --i)
-        poly = poly * z + real{p[i]};
-    const real exponent{static_cast<double>(k)};
-    const pair sum = two_sum(exponent * ln2.hi, two * s.hi);
-    return fast_two_sum(sum.hi, sum.lo + (exponent * ln2.lo + (two * s.lo + s.hi * (z * poly))));
-}
-
-// 1 / (1 + j / 32), rounded, and minus its logarithm; by tests/coefficients.sollya
-struct logarithm {
-    double inverse, log;
+// 1 / (1 + j / 32) as 12 bits, and minus its logarithm, hi a multiple of 2^-42; by tests/coefficients.sollya
+struct alignas(32) logarithm {
+    double inverse, hi, lo;
 };
-inline constexpr logarithm logarithms_of_32nds[] = {{0x1p0, 0},
-                                                    {0x1.f07c1f07c1f08p-1, 0x1.f829b0e7832f8p-6},
-                                                    {0x1.e1e1e1e1e1e1ep-1, 0x1.f0a30c01162a8p-5},
-                                                    {0x1.d41d41d41d41dp-1, 0x1.6f0d28ae56b4ep-4},
-                                                    {0x1.c71c71c71c71cp-1, 0x1.e27076e2af2eap-4},
-                                                    {0x1.bacf914c1badp-1, 0x1.29552f81ff521p-3},
-                                                    {0x1.af286bca1af28p-1, 0x1.5ff3070a793d6p-3},
-                                                    {0x1.a41a41a41a41ap-1, 0x1.9525a9cf456b6p-3},
-                                                    {0x1.999999999999ap-1, 0x1.c8ff7c79a9a2p-3},
-                                                    {0x1.8f9c18f9c18fap-1, 0x1.fb9186d5e3e29p-3},
-                                                    {0x1.8618618618618p-1, 0x1.1675cababa60fp-2},
-                                                    {0x1.7d05f417d05f4p-1, 0x1.2e8e2bae11d31p-2},
-                                                    {0x1.745d1745d1746p-1, 0x1.4618bc21c5ec2p-2},
-                                                    {0x1.6c16c16c16c17p-1, 0x1.5d1bdbf5809cap-2},
-                                                    {0x1.642c8590b2164p-1, 0x1.739d7f6bbd007p-2},
-                                                    {0x1.5c9882b931057p-1, 0x1.89a3386c1425bp-2},
-                                                    {0x1.5555555555555p-1, 0x1.9f323ecbf984dp-2},
-                                                    {0x1.4e5e0a72f0539p-1, 0x1.b44f77bcc8f64p-2},
-                                                    {0x1.47ae147ae147bp-1, 0x1.c8ff7c79a9a21p-2},
-                                                    {0x1.4141414141414p-1, 0x1.dd46a04c1c4a1p-2},
-                                                    {0x1.3b13b13b13b14p-1, 0x1.f128f5faf06ecp-2},
-                                                    {0x1.3521cfb2b78c1p-1, 0x1.02552a5a5d0ffp-1},
-                                                    {0x1.2f684bda12f68p-1, 0x1.0be72e4252a83p-1},
-                                                    {0x1.29e4129e4129ep-1, 0x1.154c3d2f4d5eap-1},
-                                                    {0x1.2492492492492p-1, 0x1.1e85f5e7040d1p-1},
-                                                    {0x1.1f7047dc11f7p-1, 0x1.2795e1289b11bp-1},
-                                                    {0x1.1a7b9611a7b96p-1, 0x1.307d7334f10bep-1},
-                                                    {0x1.15b1e5f75270dp-1, 0x1.393e0d3562a1ap-1},
-                                                    {0x1.1111111111111p-1, 0x1.41d8fe84672afp-1},
-                                                    {0x1.0c9714fbcda3bp-1, 0x1.4a4f85db03ebbp-1},
-                                                    {0x1.0842108421084p-1, 0x1.52a2d265bc5abp-1},
-                                                    {0x1.041041041041p-1, 0x1.5ad404c359f2dp-1}};
+inline constexpr logarithm logarithms_of_32nds[] = {{0x1p0, 0, 0},
+                                                    {0x1.f08p-1, 0x1.f7a9b1678p-6, 0x1.42ad9271be7d7p-45},
+                                                    {0x1.e1ep-1, 0x1.f0c30c1118p-5, -0x1.caef3588b7d8p-45},
+                                                    {0x1.d42p-1, 0x1.6ef528c058p-4, -0x1.5d462d767cadep-44},
+                                                    {0x1.c72p-1, 0x1.e2507702bp-4, -0x1.f897980522249p-45},
+                                                    {0x1.bacp-1, 0x1.299d30c606p-3, 0x1.d4d0079dc08d9p-44},
+                                                    {0x1.af2p-1, 0x1.601b076e7ap-3, 0x1.152d7d4dfc8e5p-44},
+                                                    {0x1.a42p-1, 0x1.9509aa0044p-3, 0x1.f1e675b4d35c6p-44},
+                                                    {0x1.99ap-1, 0x1.c8df7cb9a8p-3, 0x1.eee42f58e1e6ep-44},
+                                                    {0x1.8fap-1, 0x1.fb7d86eee4p-3, -0x1.1c061cdb8097bp-45},
+                                                    {0x1.862p-1, 0x1.1661caecbap-2, -0x1.171fff9fc4abbp-44},
+                                                    {0x1.7dp-1, 0x1.2e9e2bce12p-2, 0x1.4300c128d1dc2p-45},
+                                                    {0x1.746p-1, 0x1.4610bc29c6p-2, -0x1.e82c9f310c8e6p-46},
+                                                    {0x1.6c2p-1, 0x1.5d01dc49ffp-2, 0x1.740ab8cfa5ed3p-45},
+                                                    {0x1.642p-1, 0x1.73c1800dc1p-2, -0x1.9be481157128p-45},
+                                                    {0x1.5cap-1, 0x1.898d38a893p-2, 0x1.1f666071e2f57p-44},
+                                                    {0x1.556p-1, 0x1.9f123f4bf7p-2, -0x1.2edbfd41b7fc2p-45},
+                                                    {0x1.4e6p-1, 0x1.b44977c149p-2, -0x1.cae5e0256c925p-47},
+                                                    {0x1.47ap-1, 0x1.c92b7d6bb1p-2, -0x1.bc058001e24cfp-44},
+                                                    {0x1.414p-1, 0x1.dd4aa04e1cp-2, 0x1.2d8512df01afdp-44},
+                                                    {0x1.3b2p-1, 0x1.f100f6c2ebp-2, 0x1.cce779d37f3d8p-45},
+                                                    {0x1.352p-1, 0x1.02582a5c9dp-1, 0x1.22c6c4e98e18cp-45},
+                                                    {0x1.2f6p-1, 0x1.0bf52e73538p-1, 0x1.9b5899cd387d3p-46},
+                                                    {0x1.29ep-1, 0x1.15533d3b8d8p-1, -0x1.33f1aba7961e6p-47},
+                                                    {0x1.24ap-1, 0x1.1e6df676ff8p-1, 0x1.a58ba81b983aap-46},
+                                                    {0x1.1f8p-1, 0x1.2779e1ec94p-1, -0x1.35b991994c90fp-45},
+                                                    {0x1.1a8p-1, 0x1.30757344f1p-1, -0x1.ec82f533a1f99p-45},
+                                                    {0x1.15cp-1, 0x1.39240dde5dp-1, -0x1.6d8482a914e99p-45},
+                                                    {0x1.112p-1, 0x1.41bcff486p-1, 0x1.76fd6b90e2a84p-47},
+                                                    {0x1.0cap-1, 0x1.4a3e8623428p-1, -0x1.6d82b36043dcep-44},
+                                                    {0x1.084p-1, 0x1.52a6d269bc8p-1, -0x1.ffbbb2e12ec6dp-45},
+                                                    {0x1.042p-1, 0x1.5ab505b3908p-1, -0x1.faa7614266a7p-44}};
 
 // a b + c by one instruction where there is one
 struct separate {
     static SMX_INLINE constexpr real multiply_add(real a, real b, real c) { return a * b + c; }
+    static SMX_INLINE constexpr pair product(real a, real b) { return two_product(a, b); }
 };
 struct fused {
     static SMX_INLINE real multiply_add(real a, real b, real c) { return {__builtin_fma(a.value, b.value, c.value)}; }
+    static SMX_INLINE pair product(real a, real b)
+    {
+        const real p = a * b;
+        return {p, {__builtin_fma(a.value, b.value, -p.value)}};
+    }
 };
 
-// log(1 + t) for t >= 0 with an error below 2^-35 of it: 1 + t = 2^k c (1 + r), c the nearest of 1 + j / 32, |r| <= 1/64,
-// log(1 + r) = r + r^2 P(r); P by tests/coefficients.sollya. Near 0, c = 1 and r = t.
+// log(1 + t), t >= 0: 1 + t = 2^k c (1 + r), c the nearest of 1 + j / 32, |r| <= 1/63.
+struct log1p_parts {
+    real scale, k, log_hi, log_lo; // 2^-k / c, log c
+
+    explicit SMX_INLINE constexpr log1p_parts(real t)
+    {
+        constexpr real one{1};
+        const auto nearest = __builtin_bit_cast(std::uint64_t, one + t) + (std::uint64_t{1} << 46);
+        const std::uint64_t exponent = nearest >> 52; // k + 1023
+        const logarithm& c = logarithms_of_32nds[nearest >> 47 & 31];
+        const auto inverse = __builtin_bit_cast(std::uint64_t, c.inverse);
+        scale = {__builtin_bit_cast(double, inverse - ((exponent - 1023) << 52))};
+        k = {static_cast<double>(static_cast<int>(exponent) - 1023)};
+        log_hi = {c.hi};
+        log_lo = {c.lo};
+    }
+};
+
+// With an error below 2^-35 of it: log(1 + r) = r + r^2 P(r); P by tests/coefficients.sollya. Near 0, c = 1 and r = t.
 template <class Arithmetic>
 SMX_INLINE constexpr real log1p(real t)
 {
     constexpr real p[] = {
-        {-0x1.ffffffeaa9695p-2}, {0x1.5555550c2afd6p-2}, {-0x1.000aab22d9b34p-2}, {0x1.99b508ecc47ffp-3}};
+        {-0x1.ffffffe946312p-2}, {0x1.5555550768f2fp-2}, {-0x1.000b028ae104ap-2}, {0x1.99b5e9b5d7906p-3}};
     constexpr real one{1}, ln2{0x1.62e42fefa39efp-1};
-    const real w = one + t;
-    const auto nearest = __builtin_bit_cast(std::uint64_t, w) + (std::uint64_t{1} << 46);
-    const std::uint64_t j = nearest >> 47 & 31, exponent = nearest >> 52; // k + 1023
-    const double inverse = logarithms_of_32nds[j].inverse;
-    const real scale{
-        __builtin_bit_cast(double, __builtin_bit_cast(std::uint64_t, inverse) - ((exponent - 1023) << 52))};
-    const real log_c = Arithmetic::multiply_add(real{static_cast<double>(static_cast<int>(exponent) - 1023)}, ln2,
-                                                real{logarithms_of_32nds[j].log});
-    const real r = Arithmetic::multiply_add(t, scale, scale - one), square = r * r;
+    const log1p_parts c(t);
+    const real log_c = Arithmetic::multiply_add(c.k, ln2, c.log_hi);
+    const real r = Arithmetic::multiply_add(t, c.scale, c.scale - one), square = r * r;
     const real low = Arithmetic::multiply_add(p[1], r, p[0]), high = Arithmetic::multiply_add(p[3], r, p[2]);
     return Arithmetic::multiply_add(square, Arithmetic::multiply_add(square, high, low), log_c + r);
+}
+
+// With an error below 2^-58 of it: log(1 + r) = r - r^2 / 2 + r^3 P(r), relative error 2^-63; r = hi + lo without error but in
+// lo, k log 2 + log c to 2^-42 too.
+template <class Arithmetic>
+SMX_INLINE constexpr pair log1p(pair t)
+{
+    constexpr real p[] = {{0x1.5555555555555p-2},  {-0x1.0000000000c51p-2}, {0x1.99999999a22abp-3},
+                          {-0x1.555554966754fp-3}, {0x1.2492477390dafp-3},  {-0x1.00171f9772216p-3},
+                          {0x1.c75a28e4da1f8p-4}};
+    constexpr real one{1}, minus_half{-0.5};
+    constexpr pair ln2{{0x1.62e42ffp-1}, {-0x1.718432a1b0e26p-35}}; // hi has 33 bits: k hi is exact
+    const log1p_parts c(t.hi);
+    const pair product = Arithmetic::product(t.hi, c.scale);
+    const real r = product.hi + (c.scale - one), lo = Arithmetic::multiply_add(t.lo, c.scale, product.lo);
+    const real square = r * r;
+    const real p01 = Arithmetic::multiply_add(p[1], r, p[0]), p23 = Arithmetic::multiply_add(p[3], r, p[2]);
+    const real p45 = Arithmetic::multiply_add(p[5], r, p[4]), p456 = Arithmetic::multiply_add(p[6], square, p45);
+    const real series = Arithmetic::multiply_add(square, Arithmetic::multiply_add(square, p456, p23), p01);
+    const real rest = Arithmetic::multiply_add(square * r, series, Arithmetic::multiply_add(square, minus_half, lo));
+    const pair sum = fast_two_sum(Arithmetic::multiply_add(c.k, ln2.hi, c.log_hi), r);
+    return fast_two_sum(sum.hi, sum.lo + (Arithmetic::multiply_add(c.k, ln2.lo, c.log_lo) + rest));
 }
 
 // exp_scale<T>: e^(x / temperature) = 2^(x unit (hi + lo)), x / temperature = x unit (inverse_hi + inverse_lo).
@@ -364,7 +372,7 @@ struct wide_arithmetic<double> {
         const real down = power_of_two(-bias);
         return pair{below.hi * down, below.lo * down} + real{static_cast<double>(ties) - 1};
     }
-    static SMX_INLINE constexpr wide log1p(wide t) { return detail::log1p(t); }
+    static SMX_INLINE constexpr wide log1p(wide t) { return detail::log1p<separate>(t); }
     static SMX_INLINE constexpr real plus(real a, wide b)
     {
         const pair s = two_sum(a, b.hi);
