@@ -694,6 +694,46 @@ TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: finite logits raise no floa
     std::feclearexcept(FE_ALL_EXCEPT);
 }
 
+TEMPLATE_TEST_CASE("products of probabilities that underflow to 0: no floating-point error", "[special][environment]",
+                   float, double)
+{
+    using T = TestType;
+    for (const std::size_t n : {2u, 7u, 8u, 9u, 17u, 40u, 100u, 300u})
+        for (const T depth : {T(20), T(90), T(200), T(740), T(1000)}) {
+            row<T> logits(n), t(n), u(n);
+            for (std::size_t i = 0; i < n; ++i) {
+                logits[i] = i == n / 3 ? T(0) : -depth - T(i % 5);
+                t[i] = T(i % 7) - T(2);
+                u[i] = T(1) + T(i % 3);
+            }
+            for (const leaf<T>& by : leaves<T>()) {
+                CAPTURE(by.name(), n, depth);
+                row<T> p(n), out(n);
+                by.softmax(logits, p);
+                std::feclearexcept(FE_ALL_EXCEPT);
+                by.softmax_jvp(p, t, out);
+                by.softmax_vjp(p, t, out);
+                by.log_softmax_jvp(p, t, out);
+                by.log_softmax_vjp(p, t, out);
+                REQUIRE(std::fetestexcept(errors) == 0);
+                by.softmax_hvp(p, u, t, out);
+                REQUIRE(std::fetestexcept(errors) == 0);
+            }
+        }
+    std::feclearexcept(FE_ALL_EXCEPT);
+}
+
+TEMPLATE_TEST_CASE("logsumexp: one entry keeps its sign", "[special]", float, double)
+{
+    using T = TestType;
+    for (const leaf<T>& by : leaves<T>()) {
+        CAPTURE(by.name());
+        T result{1};
+        by.logsumexp(row<T>{-T(0)}, result);
+        REQUIRE(std::signbit(result));
+    }
+}
+
 TEMPLATE_TEST_CASE("softmax and all the others: errno, the rounding mode, MXCSR and the heap are left alone",
                    "[special][environment]", float, double)
 {

@@ -361,7 +361,7 @@ void matrix_softmax_jvp(const typename V::scalar* in, const typename V::scalar* 
     std::size_t r = 0;
     if constexpr (V::is_doubled) {
         if (n != 0 && n <= V::most_doubled)
-            return doubled_softmax_jvp<V>(in, with, out, rows, n, stride);
+            return doubled_rows<V, doubled_softmax_jvp>(in, with, out, rows, n, stride);
     } else if constexpr (V::lanes > 1)
         if (n <= V::lanes)
             for (; rows - r >= 8; r += 8) {

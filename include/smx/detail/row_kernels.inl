@@ -1125,8 +1125,8 @@ SMX_APART constexpr void logsumexp_of(const typename V::scalar* logits, std::siz
 template <class V>
 constexpr void row_logsumexp(const typename V::scalar* logits, std::size_t n, typename V::scalar* out)
 {
-    if (n == 0)
-        return V::store_first(out, V::minus_infinity());
+    if (n <= 1) // -0 stays -0
+        return V::store_first(out, n == 0 ? V::minus_infinity() : V::broadcast(logits));
     if constexpr (V::lanes > 1)
         if (finished_in_step<V>(logits, n, every_entry<V>{}, V::zero(), store_logsumexp<V>(out)))
             return;
@@ -1362,19 +1362,18 @@ SMX_INLINE typename V::vec tangent_in_step(const typename V::vec& prob, const ty
     return V::where_nonzero(prob, v - V::only(winners<V>(once), v));
 }
 
-// A short row of floats as vectors D of doubles, in which p t has no error: s t_i - <p, t> is as good as its terms,
-// but where one entry has all but 2^-22 of s. Its tangent is then the origin; and that of a constant tangent is the constant,
-// so that J 1 = 0. The last vector ends with the row.
+// A short row of floats as vectors D of doubles. The last vector ends with the row; once: no entry twice.
 template <class V, std::size_t... k>
-struct doubled_product {
+struct doubled_row {
     using D = typename V::wide_lanes;
+    using vec = typename D::vec;
     static constexpr std::size_t count = sizeof...(k);
     using row = held_steps<D, count, 1>;
-    typename D::vec prob[count], once[count], t[count]; // once: no entry twice
+    vec prob[count], once[count];
     std::size_t n;
 
     template <std::size_t i>
-    SMX_INLINE typename D::vec load(const typename V::scalar* x) const
+    SMX_INLINE vec load(const typename V::scalar* x) const
     {
         if constexpr (count == 1)
             return V::load_doubled(x, n);
@@ -1389,24 +1388,56 @@ struct doubled_product {
         else
             return row::template own<i>(n);
     }
-    SMX_INLINE doubled_product(const typename V::scalar* p, const typename V::scalar* v, std::size_t n_) : n(n_)
+    SMX_INLINE doubled_row(const typename V::scalar* p, std::size_t n_) : n(n_)
     {
         ((prob[k] = load<k>(p)), ...);
         ((once[k] = D::keep(own<k>(), prob[k])), ...);
-        ((t[k] = D::where_nonzero(prob[k], D::in_register(load<k>(v)))), ...);
-        if (V::has_bits_of(v, v + n - 1))
+    }
+    template <std::size_t i = 0, std::size_t size = count>
+    static SMX_INLINE vec sum_of(const vec (&x)[count])
+    {
+        if constexpr (size == 1)
+            return x[i];
+        else
+            return sum_of<i, size / 2>(x) + sum_of<i + size / 2, size - size / 2>(x);
+    }
+    // what the probability must exceed that has all but 2^-22 of s
+    static SMX_INLINE vec most_of(const vec& s) { return s * D::set1(1 - 0x1p-22); }
+    SMX_INLINE bool is_saturated(const vec& most) const
+    {
+        vec largest = once[0];
+        ((largest = k == 0 ? largest : D::max(largest, once[k])), ...);
+        return D::count(D::less_than(most, largest)) != 0;
+    }
+    template <std::size_t i>
+    SMX_INLINE void store(typename V::scalar* out, const vec& x) const
+    {
+        if constexpr (count == 1)
+            V::store_doubled(out, n, x);
+        else
+            V::store_doubled(out + row::template start<i>(n), D::lanes, x);
+    }
+};
+
+// J t: p t has no error, and s t_i - <p, t> is as good as its terms, but where one entry is saturated. Its tangent is then
+// the origin; and that of a constant tangent is the constant, so that J 1 = 0.
+template <class V, std::size_t... k>
+struct doubled_tangent : doubled_row<V, k...> {
+    using base = doubled_row<V, k...>;
+    using base::count, base::once, base::prob;
+    using typename base::D;
+    using typename base::vec;
+    vec t[count], origin; // t: 0 where p = 0
+
+    SMX_INLINE doubled_tangent(const typename V::scalar* p, const typename V::scalar* v, std::size_t n_)
+        : base(p, n_), origin(D::zero())
+    {
+        ((t[k] = D::where_nonzero(prob[k], D::in_register(base::template load<k>(v)))), ...);
+        if (V::has_bits_of(v, v + n_ - 1))
             centre_constant(D::set1(static_cast<double>(*v)));
     }
     template <std::size_t i = 0, std::size_t size = count>
-    SMX_INLINE typename D::vec masses() const
-    {
-        if constexpr (size == 1)
-            return once[i];
-        else
-            return masses<i, size / 2>() + masses<i + size / 2, size - size / 2>();
-    }
-    template <std::size_t i = 0, std::size_t size = count>
-    SMX_INLINE typename D::vec products() const
+    SMX_INLINE vec products() const
     {
         if constexpr (size == 1)
             return once[i] * t[i];
@@ -1415,67 +1446,123 @@ struct doubled_product {
         else
             return products<i, size / 2>() + products<i + size / 2, size - size / 2>();
     }
-    SMX_INLINE void centre_constant(const typename D::vec& constant)
+    SMX_INLINE void centre_constant(const vec& constant)
     {
-        const typename D::vec rest[] = {D::where_nonzero(prob[k], t[k] - constant)...};
-        if (((D::count(D::equals(D::every(), rest[k], D::zero())) == D::lanes) && ...))
+        const vec rest[] = {D::where_nonzero(prob[k], t[k] - constant)...};
+        if (((D::count(D::equals(D::every(), rest[k], D::zero())) == D::lanes) && ...)) {
             ((t[k] = D::zero()), ...);
-    }
-    SMX_INLINE bool is_saturated(const typename D::vec& most) const
-    {
-        typename D::vec largest = once[0];
-        ((largest = k == 0 ? largest : D::max(largest, once[k])), ...);
-        return D::count(D::less_than(most, largest)) != 0;
-    }
-    SMX_INLINE void move_origin(const typename D::vec& most) // to the tangent of the entry above it
-    {
-        typename D::vec origin = D::zero();
-        ((origin = origin + D::only(D::less_than(most, once[k]), t[k])), ...);
-        ((t[k] = D::where_nonzero(prob[k], t[k] - origin)), ...);
-    }
-    template <std::size_t i>
-    SMX_INLINE void store(typename V::scalar* out, const typename D::vec& s, const typename D::vec& dot) const
-    {
-        const typename D::vec product = D::where_nonzero(prob[i], prob[i] * D::fms(s, t[i], dot));
-        if constexpr (count == 1)
-            V::store_doubled(out, n, product);
-        else
-            V::store_doubled(out + row::template start<i>(n), D::lanes, product);
-    }
-    SMX_INLINE void store(typename V::scalar* out)
-    {
-        typename D::two_sums sums = D::lane_sums(masses(), products());
-        const typename D::vec s = sums.first(), most = s * D::set1(1 - 0x1p-22);
-        if (is_saturated(most)) {
-            move_origin(most);
-            sums = D::lane_sums(masses(), products());
+            origin = constant;
         }
-        (store<k>(out, s, sums.second()), ...);
+    }
+    SMX_INLINE void move_origin(const vec& most) // to the tangent of the entry above it
+    {
+        vec saturated = D::zero();
+        ((saturated = saturated + D::only(D::less_than(most, once[k]), t[k])), ...);
+        ((t[k] = D::where_nonzero(prob[k], t[k] - saturated)), ...);
+        origin = origin + saturated;
+    }
+    SMX_INLINE typename D::two_sums sums()
+    {
+        const typename D::two_sums first = D::lane_sums(base::sum_of(once), products());
+        const vec most = base::most_of(first.first());
+        if (!base::is_saturated(most))
+            return first;
+        move_origin(most);
+        return D::lane_sums(base::sum_of(once), products());
     }
 };
 
+// p_i (s t_i - <p, t>)
 template <class V, std::size_t... k>
-SMX_INLINE void doubled_products(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
-                                 std::size_t rows, std::size_t n, std::size_t stride)
+struct doubled_softmax_jvp : doubled_tangent<V, k...> {
+    using base = doubled_tangent<V, k...>;
+    using base::prob, base::t;
+    using typename base::D;
+
+    SMX_INLINE doubled_softmax_jvp(const typename V::scalar* p, const typename V::scalar* v, std::size_t n_)
+        : base(p, v, n_)
+    {
+    }
+    SMX_INLINE void store(typename V::scalar* out)
+    {
+        const typename D::two_sums sums = base::sums();
+        const typename D::vec s = sums.first(), dot = sums.second();
+        (base::template store<k>(out, D::where_nonzero(prob[k], prob[k] * D::fms(s, t[k], dot))), ...);
+    }
+};
+
+// s t_i - <p, t>, also where p_i = 0
+template <class V, std::size_t... k>
+struct doubled_log_jvp : doubled_tangent<V, k...> {
+    using base = doubled_tangent<V, k...>;
+    using typename base::D;
+    typename D::vec tangent[base::count];
+
+    SMX_INLINE doubled_log_jvp(const typename V::scalar* p, const typename V::scalar* v, std::size_t n_)
+        : base(p, v, n_)
+    {
+        ((tangent[k] = base::template load<k>(v)), ...);
+    }
+    SMX_INLINE void store(typename V::scalar* out)
+    {
+        const typename D::two_sums sums = base::sums();
+        const typename D::vec s = sums.first(), dot = sums.second();
+        (base::template store<k>(out, D::fms(s, tangent[k] - base::origin, dot)), ...);
+    }
+};
+
+// u_i sum_{j != i} p_j - p_i sum_{j != i} u_j: the sums less one term are as good as that term, but where the entry is
+// saturated: its sums leave it out.
+template <class V, std::size_t... k>
+struct doubled_log_vjp : doubled_row<V, k...> {
+    using base = doubled_row<V, k...>;
+    using base::count, base::once, base::prob;
+    using typename base::D;
+    using typename base::vec;
+    vec u[count], u_once[count];
+
+    SMX_INLINE doubled_log_vjp(const typename V::scalar* p, const typename V::scalar* u_, std::size_t n_) : base(p, n_)
+    {
+        ((u[k] = base::template load<k>(u_)), ...);
+        ((u_once[k] = D::keep(base::template own<k>(), u[k])), ...);
+    }
+    SMX_INLINE void store(typename V::scalar* out) const
+    {
+        const typename D::two_sums sums = D::lane_sums(base::sum_of(once), base::sum_of(u_once));
+        const vec s = sums.first(), total = sums.second(), most = base::most_of(s);
+        vec rest[] = {(s - prob[k])...}, rest_u[] = {(total - u[k])...};
+        if (base::is_saturated(most)) {
+            const vec few[] = {D::select(D::less_than(most, prob[k]), D::zero(), once[k])...};
+            const vec few_u[] = {D::select(D::less_than(most, prob[k]), D::zero(), u_once[k])...};
+            const typename D::two_sums without = D::lane_sums(base::sum_of(few), base::sum_of(few_u));
+            ((rest[k] = D::select(D::less_than(most, prob[k]), without.first(), rest[k])), ...);
+            ((rest_u[k] = D::select(D::less_than(most, prob[k]), without.second(), rest_u[k])), ...);
+        }
+        (base::template store<k>(out, D::fms(u[k], rest[k], prob[k] * rest_u[k])), ...);
+    }
+};
+
+template <class Row, class T>
+SMX_INLINE void doubled_rows_of(const T* p, const T* v, T* out, std::size_t rows, std::size_t n, std::size_t stride)
 {
     for (std::size_t r = 0; r < rows; ++r)
-        doubled_product<V, k...>(p + r * stride, v + r * stride, n).store(out + r * stride);
+        Row(p + r * stride, v + r * stride, n).store(out + r * stride);
 }
 
 // rows of at most V::most_doubled entries
-template <class V>
-SMX_INLINE void doubled_softmax_jvp(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
-                                    std::size_t rows, std::size_t n, std::size_t stride)
+template <class V, template <class, std::size_t...> class Row>
+SMX_INLINE void doubled_rows(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                             std::size_t rows, std::size_t n, std::size_t stride)
 {
     constexpr std::size_t m = V::wide_lanes::lanes;
     if (n <= m)
-        doubled_products<V, 0>(p, v, out, rows, n, stride);
+        doubled_rows_of<Row<V, 0>>(p, v, out, rows, n, stride);
     else if (n <= 2 * m)
-        doubled_products<V, 0, 1>(p, v, out, rows, n, stride);
+        doubled_rows_of<Row<V, 0, 1>>(p, v, out, rows, n, stride);
     else if (n <= 3 * m)
-        doubled_products<V, 0, 1, 2>(p, v, out, rows, n, stride);
+        doubled_rows_of<Row<V, 0, 1, 2>>(p, v, out, rows, n, stride);
     else
-        doubled_products<V, 0, 1, 2, 3>(p, v, out, rows, n, stride);
+        doubled_rows_of<Row<V, 0, 1, 2, 3>>(p, v, out, rows, n, stride);
 }
 
 // A row of one step in which s is 1 but for rounding and the products are not tiny; else false.
@@ -1752,7 +1839,7 @@ constexpr void row_softmax_jvp(const typename V::scalar* probs, const typename V
             return;
         if constexpr (V::is_doubled)
             if (n <= V::most_doubled)
-                return doubled_softmax_jvp<V>(probs, tangent, out, 1, n, n);
+                return doubled_rows<V, doubled_softmax_jvp>(probs, tangent, out, 1, n, n);
         if (n > V::most_held_of_products || !product_in_registers<V>(probs, tangent, out, n))
             any_softmax_jvp<V>(probs, tangent, out, n);
     } else
@@ -1810,6 +1897,9 @@ template <class V>
 constexpr void row_log_softmax_jvp(const typename V::scalar* probs, const typename V::scalar* tangent,
                                    typename V::scalar* out, std::size_t n)
 {
+    if constexpr (V::is_doubled)
+        if (n - 1 < V::most_doubled)
+            return doubled_rows<V, doubled_log_jvp>(probs, tangent, out, 1, n, n);
     const centred_tangent<V, tangent_row<V>> row = centre<V, false>(probs, tangent, n);
     if (V::is_tiny(V::narrow(row.dot)) && all_tiny<V, true>(probs, n, row.tangent))
         return scaled_log_jvp<V>(probs, out, n, row);
@@ -1856,9 +1946,9 @@ struct others {
     typename V::vec max;      // the dominating probability
     bool dominated;
 
-    constexpr others(const typename V::scalar* x_, std::size_t n_, const typename V::scalar* p_,
-                     const row_mass<V>& mass_)
-        : sum(sum_of<V>(x_, n_)), without(sum), max(mass_.max), dominated(mass_.dominated)
+    constexpr others(const typename V::scalar* x_, std::size_t n_, const typename V::wide& sum_,
+                     const typename V::scalar* p_, const row_mass<V>& mass_)
+        : sum(sum_), without(sum_), max(mass_.max), dominated(mass_.dominated)
     {
         if (dominated) {
             const std::size_t m = index_of<V>(p_, n_, max);
@@ -1876,6 +1966,41 @@ struct others {
     SMX_INLINE constexpr typename V::vec times(const typename V::vec& factor, const typename V::scalar* p) const
     {
         return V::product(factor, dominated && V::broadcast_equals(p, max) ? without : V::total_without(sum, p));
+    }
+};
+
+// max p and the sums of p and of u
+template <class V>
+struct log_vjp_sums {
+    static constexpr std::size_t group = 4;
+    const typename V::scalar* p;
+    const typename V::scalar* u;
+    typename V::vec best;
+    typename V::rough_sum mass, total;
+
+    SMX_INLINE constexpr log_vjp_sums(const typename V::scalar* p_, const typename V::scalar* u_)
+        : p(p_), u(u_), best(V::zero()), mass(), total()
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
+    {
+        const typename V::vec prob = V::load(p + i, inside, V::zero());
+        best = V::max(best, prob);
+        mass.add(prob);
+        total.add(V::load(u + i, inside, V::zero()));
+    }
+    SMX_INLINE constexpr typename V::vec whole(const typename V::scalar* x, std::size_t i) const
+    {
+        return V::load(x + i, V::every(), V::zero());
+    }
+    SMX_INLINE constexpr void together(std::size_t i)
+    {
+        constexpr std::size_t m = V::lanes;
+        const typename V::vec a = whole(p, i), b = whole(p, i + m), c = whole(p, i + 2 * m), d = whole(p, i + 3 * m);
+        best = V::max(V::max(best, V::max(a, b)), V::max(c, d));
+        mass.add(a, b, c, d);
+        total.add(whole(u, i), whole(u, i + m), whole(u, i + 2 * m), whole(u, i + 3 * m));
     }
 };
 
@@ -1900,10 +2025,12 @@ struct log_vjp_pass : each_step<V, log_vjp_pass<V>> {
         const typename V::vec prob = V::load(p + i, inside, V::zero());
         const typename V::vec cotangent = V::load(u + i, inside, V::zero());
         const typename V::vec rest = other_probs.of(prob, prob), rest_u = other_cotangents.of(prob, cotangent);
-        const typename V::vec a = cotangent * rest, b = prob * rest_u;
+        const typename V::vec a = cotangent * rest, b = prob * rest_u, largest = V::max(V::abs(a), V::abs(b));
+        if (SMX_LIKELY(!V::is_tiny(largest)))
+            return V::store(out + i, inside, a - b);
         // products near the subnormal numbers once more, times 2^bias
         const typename V::vec scaled = (cotangent * (rest * V::up()) - prob * V::up() * rest_u) * V::down();
-        V::store(out + i, inside, V::where_tiny(V::max(V::abs(a), V::abs(b)), scaled, a - b));
+        V::store(out + i, inside, V::where_tiny(largest, scaled, a - b));
     }
 };
 
@@ -1911,24 +2038,37 @@ template <class V>
 constexpr void row_log_softmax_vjp(const typename V::scalar* probs, const typename V::scalar* cotangent,
                                    typename V::scalar* out, std::size_t n)
 {
-    const row_mass<V> mass = mass_of<V>(probs, n);
-    const others<V> other_probs(probs, n, probs, mass);
-    const others<V> other_cotangents(cotangent, n, probs, mass);
+    if constexpr (V::is_doubled)
+        if (n - 1 < V::most_doubled)
+            return doubled_rows<V, doubled_log_vjp>(probs, cotangent, out, 1, n, n);
+    log_vjp_sums<V> sums(probs, cotangent);
+    walk<V>(n, sums);
+    const typename V::vec max = V::reduce_max(sums.best);
+    const typename V::wide sum = sums.mass.total();
+    const row_mass<V> mass{max, sum, V::outweighs(max, sum)};
+    const others<V> other_probs(probs, n, sum, probs, mass);
+    const others<V> other_cotangents(cotangent, n, sums.total.total(), probs, mass);
     log_vjp_pass<V> pass(probs, cotangent, out, other_probs, other_cotangents);
-    walk<V, true>(n, pass);
+    walk<V>(n, pass);
 }
 
-// x~ = x - <p, x> / s, from differences with the entry of the largest p; times unit, so that none that counts is subnormal
+// x~ = x - <p, x> / s, from differences with the entry of the largest p; times unit, so that none that counts is subnormal. Where
+// p = 0 the difference counts as 0: times unit it might overflow.
 template <class V>
 struct centring {
+    const typename V::scalar* p;
     tangent_row<V> tangent;
+    bool scaled;
     typename V::vec unit, inverse_unit;
     typename V::wide mean; // <p, x - origin> / s
 
     template <class Inside>
     SMX_INLINE constexpr typename V::vec of(std::size_t i, Inside inside) const
     {
-        return V::less(tangent.at(i, inside) * unit, mean);
+        typename V::vec t = tangent.at(i, inside);
+        if (scaled)
+            t = V::where_nonzero(V::load(p + i, inside, V::zero()), t) * unit;
+        return V::less(t, mean);
     }
 };
 
@@ -1940,9 +2080,9 @@ constexpr centring<V> centring_of(const typename V::scalar* x, const typename V:
     const centred_tangent<V, tangent_row<V>> row = centre_row<V, true>(p, n, tangent);
     const typename V::wide mass = V::is_zero(row.mass.sum) ? V::wide_count(1) : row.mass.sum; // no probability, no mean
     if (!V::is_tiny(V::narrow(row.dot)) || !all_tiny<V, false>(p, n, tangent))
-        return {tangent, V::one(), V::one(), V::quotient(row.dot, mass)};
+        return {p, tangent, false, V::one(), V::one(), V::quotient(row.dot, mass)};
     const scaled_row<V, tangent_row<V>> scaled{tangent};
-    return {tangent, V::up(), V::down(), V::quotient(centre_row<V, true>(p, n, scaled).dot, mass)};
+    return {p, tangent, true, V::up(), V::down(), V::quotient(centre_row<V, true>(p, n, scaled).dot, mass)};
 }
 
 // u~ o v~
@@ -2049,7 +2189,8 @@ SMX_INLINE constexpr void jacobian_row(const typename V::scalar* probs, std::siz
 template <class V>
 constexpr void row_softmax_jacobian(const typename V::scalar* probs, std::size_t n, typename V::scalar* jacobian)
 {
-    const others<V> other_probs(probs, n, probs, mass_of<V>(probs, n));
+    const row_mass<V> mass = mass_of<V>(probs, n);
+    const others<V> other_probs(probs, n, mass.sum, probs, mass);
     for (std::size_t i = 0; i < n; ++i)
         jacobian_row<V>(probs, n, i, V::broadcast(probs + i), other_probs, jacobian + i * n);
 }
@@ -2057,7 +2198,8 @@ constexpr void row_softmax_jacobian(const typename V::scalar* probs, std::size_t
 template <class V>
 constexpr void row_log_softmax_jacobian(const typename V::scalar* probs, std::size_t n, typename V::scalar* jacobian)
 {
-    const others<V> other_probs(probs, n, probs, mass_of<V>(probs, n));
+    const row_mass<V> mass = mass_of<V>(probs, n);
+    const others<V> other_probs(probs, n, mass.sum, probs, mass);
     for (std::size_t i = 0; i < n; ++i)
         jacobian_row<V>(probs, n, i, V::one(), other_probs, jacobian + i * n);
 }
