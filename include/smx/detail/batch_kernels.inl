@@ -250,7 +250,8 @@ struct eight_products {
     template <std::size_t r = 0>
     SMX_INLINE void load_tangents(const typename V::some& inside, typename V::vec (&sums)[8])
     {
-        t[r] = tangent_in_step<V>(prob[r], V::keep(inside, prob[r]), V::load_short(v + r * stride, n));
+        const typename V::vec tangent = tangent_in_step<V>(V::keep(inside, prob[r]), V::load_short(v + r * stride, n));
+        t[r] = V::where_nonzero(prob[r], tangent);
         sums[r] = V::keep(inside, prob[r] * t[r]);
         if constexpr (r + 1 < 8)
             load_tangents<r + 1>(inside, sums);
@@ -260,7 +261,7 @@ struct eight_products {
                                    const typename V::scalar (&dots)[V::lanes]) const
     {
         V::store_short(out + r * stride, n,
-                       V::where_nonzero(prob[r], V::step_product(prob[r], t[r], masses[r], dots[r])));
+                       V::where_nonzero(prob[r], prob[r] * V::step_centred(t[r], masses[r], dots[r])));
         if constexpr (r + 1 < 8)
             store_products<r + 1>(masses, dots);
     }

@@ -861,9 +861,9 @@ struct rows<P, double> : term_rows<P, double> {
         for (int r = 0; r < 8; ++r)
             masses[r] = {hi[r], lo[r]};
     }
-    static SMX_INLINE vec step_product(const vec& p, const vec& t, step_sum s, double dot) // p (s t - dot)
+    static SMX_INLINE vec step_centred(const vec& t, step_sum s, double dot) // s t - dot
     {
-        return p * P::fma(P::set1(s.lo), t, P::fms(P::set1(s.hi), t, P::set1(dot)));
+        return P::fma(P::set1(s.lo), t, P::fms(P::set1(s.hi), t, P::set1(dot)));
     }
 
     // The same where every lane is a row: its sums, hi + lo.

@@ -1353,13 +1353,12 @@ SMX_INLINE bool is_one_but_for_rounding(typename V::scalar mass)
     return typename V::scalar(1 - 0x1p-11) < mass && mass < typename V::scalar(1 + 0x1p-11);
 }
 
-// v - origin of a row of one step, 0 where p = 0. Where a probability outweighs all others together, its tangent is the
-// origin; else 0 is. No branch: half of all rows may have one.
+// v - origin of a row of one step. Where a probability outweighs all others together, its tangent is the origin; else 0 is. No
+// branch: half of all rows may have one.
 template <class V>
-SMX_INLINE typename V::vec tangent_in_step(const typename V::vec& prob, const typename V::vec& once,
-                                           const typename V::vec& v)
+SMX_INLINE typename V::vec tangent_in_step(const typename V::vec& once, const typename V::vec& v)
 {
-    return V::where_nonzero(prob, v - V::only(winners<V>(once), v));
+    return v - V::only(winners<V>(once), v);
 }
 
 // A short row of floats as vectors D of doubles. The last vector ends with the row; once: no entry twice.
@@ -1565,24 +1564,28 @@ SMX_INLINE void doubled_rows(const typename V::scalar* p, const typename V::scal
         doubled_rows_of<Row<V, 0, 1, 2, 3>>(p, v, out, rows, n, stride);
 }
 
-// A row of one step in which s is 1 but for rounding and the products are not tiny; else false.
-template <class V>
+// p_i (s t_i - <p, t>), 0 where p_i = 0; for log_softmax s t_i - <p, t>. A row of one step in which s is 1 but for rounding
+// and the products are not tiny; else false.
+template <class V, bool of_log>
 SMX_INLINE bool product_in_step(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
                                 std::size_t n)
 {
     const typename V::some inside = V::inside_short(n);
     const typename V::vec prob = V::load_short(p, n), once = V::keep(inside, prob);
     const typename V::step_sum mass = V::mass_of(once);
-    const typename V::vec t = tangent_in_step<V>(prob, once, V::load_short(v, n));
-    const typename V::scalar dot = V::dot_of(V::keep(inside, prob * t));
+    const typename V::vec t = tangent_in_step<V>(once, V::load_short(v, n));
+    const typename V::scalar dot = V::dot_of(V::keep(inside, prob * V::where_nonzero(prob, t)));
     if (!is_one_but_for_rounding<V>(mass.hi) || V::is_tiny(V::set1(dot)))
         return false;
-    V::store_short(out, n, V::where_nonzero(prob, V::step_product(prob, t, mass, dot)));
+    if constexpr (of_log)
+        V::store_short(out, n, V::step_centred(t, mass, dot));
+    else
+        V::store_short(out, n, V::where_nonzero(prob, prob * V::step_centred(V::where_nonzero(prob, t), mass, dot)));
     return true;
 }
 
-// A row of more than one step in registers.
-template <class V, std::size_t steps, std::size_t partial>
+// The same of a row of more than one step in registers.
+template <class V, std::size_t steps, std::size_t partial, bool of_log>
 struct held_product {
     using row = held_steps<V, steps, partial>;
     std::size_t n;
@@ -1602,9 +1605,11 @@ struct held_product {
             load_probs<k + 1>();
     }
     template <std::size_t k = 0>
-    SMX_INLINE void load_tangents(const typename V::vec& origin) // 0 infinity is never formed
+    SMX_INLINE void load_tangents(const typename V::vec& origin)
     {
-        t[k] = V::where_nonzero(prob[k], V::load(v + row::template start<k>(n), V::every(), V::zero()) - origin);
+        t[k] = V::load(v + row::template start<k>(n), V::every(), V::zero()) - origin;
+        if constexpr (!of_log)
+            t[k] = V::where_nonzero(prob[k], t[k]);
         if constexpr (k + 1 < steps)
             load_tangents<k + 1>(origin);
     }
@@ -1621,6 +1626,14 @@ struct held_product {
     {
         return V::keep(row::template own<k>(n), prob[k]);
     }
+    template <std::size_t k>
+    SMX_INLINE typename V::vec weighted() const // 0 infinity is never formed
+    {
+        if constexpr (of_log)
+            return V::where_nonzero(prob[k], t[k]);
+        else
+            return t[k];
+    }
     // s and <p, t>: pairs, or of floats fours and eights, before they meet a sum
     template <std::size_t k = 0, std::size_t count = steps>
     SMX_INLINE typename V::vec mass_terms() const
@@ -1634,7 +1647,7 @@ struct held_product {
     SMX_INLINE typename V::vec dot_terms() const
     {
         if constexpr (count == 2)
-            return V::fma(mass_term<k + 1>(), t[k + 1], mass_term<k>() * t[k]);
+            return V::fma(mass_term<k + 1>(), weighted<k + 1>(), mass_term<k>() * weighted<k>());
         else
             return dot_terms<k, count / 2>() + dot_terms<k + count / 2, count / 2>();
     }
@@ -1651,8 +1664,9 @@ struct held_product {
     SMX_INLINE void store_products(typename V::scalar* out, const typename V::wide& mass,
                                    const typename V::wide& dot) const
     {
+        const typename V::vec centred = V::rough_minus(mass, t[k], dot);
         V::store(out + row::template start<k>(n), V::every(),
-                 V::where_nonzero(prob[k], prob[k] * V::rough_minus(mass, t[k], dot)));
+                 of_log ? centred : V::where_nonzero(prob[k], prob[k] * centred));
         if constexpr (k + 1 < steps)
             store_products<k + 1>(out, mass, dot);
     }
@@ -1688,18 +1702,18 @@ struct held_product {
     }
 };
 
-template <class V>
+template <class V, bool of_log>
 SMX_INLINE bool product_in_registers(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
                                      std::size_t n)
 {
     if constexpr (!V::is_doubled) {
         if (n <= V::lanes)
-            return product_in_step<V>(p, v, out, n);
+            return product_in_step<V, of_log>(p, v, out, n);
         if (n <= 2 * V::lanes)
-            return held_product<V, 2, 1>(n, p, v).done(out);
+            return held_product<V, 2, 1, of_log>(n, p, v).done(out);
     } else if (n > 4 * V::lanes)
-        return held_product<V, 8, 4>(n, p, v).done(out);
-    return held_product<V, 4, 2>(n, p, v).done(out);
+        return held_product<V, 8, 4, of_log>(n, p, v).done(out);
+    return held_product<V, 4, 2, of_log>(n, p, v).done(out);
 }
 
 // The steps of a row of more than one step: s, <p, v>, and what no p exceeds.
@@ -1840,7 +1854,7 @@ constexpr void row_softmax_jvp(const typename V::scalar* probs, const typename V
         if constexpr (V::is_doubled)
             if (n <= V::most_doubled)
                 return doubled_rows<V, doubled_softmax_jvp>(probs, tangent, out, 1, n, n);
-        if (n > V::most_held_of_products || !product_in_registers<V>(probs, tangent, out, n))
+        if (n > V::most_held_of_products || !product_in_registers<V, false>(probs, tangent, out, n))
             any_softmax_jvp<V>(probs, tangent, out, n);
     } else
         product<V, false>(probs, out, n, centre<V, false>(probs, tangent, n));
@@ -1900,6 +1914,9 @@ constexpr void row_log_softmax_jvp(const typename V::scalar* probs, const typena
     if constexpr (V::is_doubled)
         if (n - 1 < V::most_doubled)
             return doubled_rows<V, doubled_log_jvp>(probs, tangent, out, 1, n, n);
+    if constexpr (V::lanes > 1)
+        if (n - 1 < V::most_held_of_products && product_in_registers<V, true>(probs, tangent, out, n))
+            return;
     const centred_tangent<V, tangent_row<V>> row = centre<V, false>(probs, tangent, n);
     if (V::is_tiny(V::narrow(row.dot)) && all_tiny<V, true>(probs, n, row.tangent))
         return scaled_log_jvp<V>(probs, out, n, row);
