@@ -12,39 +12,9 @@
 
 // ---- one row a lane -------------------------------------------------------------------------------------------------
 
+// Rows become columns by log2(lanes / 2) perfect shuffles, in both halves of the lanes apart.
 template <class V, std::size_t k = 0>
-SMX_INLINE void zip_halves(const typename V::vec* from, typename V::vec* to)
-{
-    if constexpr (k < V::lanes / 2) {
-        to[2 * k] = V::zip_low(from[k], from[k + V::lanes / 2]);
-        to[2 * k + 1] = V::zip_high(from[k], from[k + V::lanes / 2]);
-        zip_halves<V, k + 1>(from, to);
-    }
-}
-
-template <class V, std::size_t k = 0>
-SMX_INLINE void copy_vectors(const typename V::vec* from, typename V::vec* to)
-{
-    if constexpr (k < V::lanes) {
-        to[k] = from[k];
-        copy_vectors<V, k + 1>(from, to);
-    }
-}
-
-// Rows become columns by log2(lanes) perfect shuffles.
-template <class V, std::size_t done = 1>
-SMX_INLINE void transpose(typename V::vec* x)
-{
-    typename V::vec zipped[V::lanes];
-    zip_halves<V>(x, zipped);
-    if constexpr (2 * done < V::lanes)
-        transpose<V, 2 * done>(zipped);
-    copy_vectors<V>(zipped, x);
-}
-
-// The same in both halves of the lanes.
-template <class V, std::size_t k = 0>
-SMX_INLINE void zip_in_halves(const typename V::vec (&from)[V::lanes / 2], typename V::vec* to)
+SMX_INLINE void zip_in_halves(const typename V::vec* from, typename V::vec* to)
 {
     if constexpr (k < V::lanes / 4) {
         to[2 * k] = V::zip_low_in_halves(from[k], from[k + V::lanes / 4]);
@@ -54,7 +24,7 @@ SMX_INLINE void zip_in_halves(const typename V::vec (&from)[V::lanes / 2], typen
 }
 
 template <class V, std::size_t done = 1>
-SMX_INLINE void transpose_halves(const typename V::vec (&x)[V::lanes / 2], typename V::vec* to)
+SMX_INLINE void transpose_halves(const typename V::vec* x, typename V::vec* to)
 {
     if constexpr (2 * done < V::lanes / 2) {
         typename V::vec zipped[V::lanes / 2];
@@ -91,10 +61,8 @@ SMX_INLINE void load_columns(const Rows& rows, std::size_t at, typename V::vec* 
 template <class V, class Rows>
 SMX_INLINE void store_columns(const Rows& rows, std::size_t at, const typename V::vec* x)
 {
-    typename V::vec block[V::lanes / 2], columns[V::lanes / 2];
-    for (std::size_t j = 0; j < V::lanes / 2; ++j)
-        columns[j] = x[at + j];
-    transpose_halves<V>(columns, block);
+    typename V::vec block[V::lanes / 2];
+    transpose_halves<V>(x + at, block);
     store_block<V>(rows, at, block);
 }
 
@@ -138,22 +106,44 @@ struct equal_slices {
     SMX_INLINE typename V::scalar* out(std::size_t r) const { return slices[r]->out; }
 };
 
-template <class V, std::size_t r = 0, class Rows>
-SMX_INLINE void load_rows(const Rows& rows, const typename V::some& inside, typename V::vec* x)
+// Rows of fewer columns than a block has: the first part of them and the last, which may overlap, see load_parts.
+template <class V, std::size_t part, std::size_t r = 0, class Rows>
+SMX_INLINE void load_parts(const Rows& rows, typename V::vec (&x)[V::lanes / 2])
 {
-    if constexpr (r < V::lanes) {
-        x[r] = V::load(rows.in(r), inside, V::zero());
-        load_rows<V, r + 1>(rows, inside, x);
-    } else
-        transpose<V>(x);
+    if constexpr (r < V::lanes / 2) {
+        x[r] = V::join(V::template load_parts<part>(rows.in(r), rows.n),
+                       V::template load_parts<part>(rows.in(r + V::lanes / 2), rows.n));
+        load_parts<V, part, r + 1>(rows, x);
+    }
 }
-
-template <class V, class Rows>
-SMX_INLINE void store_rows(const Rows& rows, const typename V::some& inside, typename V::vec* x)
+template <class V, std::size_t part, std::size_t r = 0, class Rows>
+SMX_INLINE void store_parts(const Rows& rows, const typename V::vec (&x)[V::lanes / 2])
 {
-    transpose<V>(x);
-    for (std::size_t r = 0; r < V::lanes; ++r)
-        V::store(rows.out(r), inside, x[r]);
+    if constexpr (r < V::lanes / 2) {
+        V::template store_parts<part>(rows.out(r), rows.n, V::lower_half(x[r]));
+        V::template store_parts<part>(rows.out(r + V::lanes / 2), rows.n, V::upper_half(x[r]));
+        store_parts<V, part, r + 1>(rows, x);
+    }
+}
+template <class V, std::size_t part, class Rows>
+SMX_INLINE void load_few_columns(const Rows& rows, typename V::vec* x)
+{
+    typename V::vec block[V::lanes / 2], columns[V::lanes / 2];
+    load_parts<V, part>(rows, block);
+    transpose_halves<V>(block, columns);
+    for (std::size_t j = 0; j < part; ++j) {
+        x[j] = columns[j];
+        x[rows.n - part + j] = columns[part + j];
+    }
+}
+template <class V, std::size_t part, class Rows>
+SMX_INLINE void store_few_columns(const Rows& rows, const typename V::vec* x)
+{
+    typename V::vec block[V::lanes / 2], columns[V::lanes / 2];
+    for (std::size_t j = 0; j < V::lanes / 2; ++j)
+        columns[j] = x[j < part ? j : j < 2 * part ? rows.n - 2 * part + j : 0];
+    transpose_halves<V>(columns, block);
+    store_parts<V, part>(rows, block);
 }
 
 // Blocks of half as many columns as there are lanes, which may overlap, are fewer shuffles and touch nothing else.
@@ -162,7 +152,9 @@ SMX_INLINE void rows_to_columns(const Rows& rows, typename V::vec* x)
 {
     constexpr std::size_t block = V::lanes / 2;
     if (rows.n < block)
-        return load_rows<V>(rows, V::first(rows.n), x);
+        return rows.n >= block / 2 ? load_few_columns<V, block / 2>(rows, x)
+               : rows.n >= 2       ? load_few_columns<V, 2>(rows, x)
+                                   : load_few_columns<V, 1>(rows, x);
     for (std::size_t at = 0; rows.n - at >= block; at += block)
         load_columns<V>(rows, at, x);
     if (rows.n % block != 0)
@@ -173,7 +165,9 @@ SMX_INLINE void columns_to_rows(const Rows& rows, typename V::vec* x)
 {
     constexpr std::size_t block = V::lanes / 2;
     if (rows.n < block)
-        return store_rows<V>(rows, V::first(rows.n), x);
+        return rows.n >= block / 2 ? store_few_columns<V, block / 2>(rows, x)
+               : rows.n >= 2       ? store_few_columns<V, 2>(rows, x)
+                                   : store_few_columns<V, 1>(rows, x);
     for (std::size_t at = 0; rows.n - at >= block; at += block)
         store_columns<V>(rows, at, x);
     if (rows.n % block != 0)

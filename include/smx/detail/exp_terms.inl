@@ -431,35 +431,49 @@ struct rows<P, float> : term_rows<P, float> {
         _mm256_storeu_ps(b, P::upper_half(x));
     }
     // A row of 1 to 16 entries, of which no byte behind the last is touched: the halves of 16, 8, 4 or 2 lanes may overlap, and
-    // the lanes behind repeat them.
-    static SMX_INLINE vec load_short(const float* x, std::size_t n)
+    // the lanes behind repeat them. Of at most 8 entries: part is half of 8, 4 or 2.
+    template <std::size_t part>
+    static SMX_INLINE __m256 load_parts(const float* x, std::size_t n)
     {
-        if (n >= 8)
-            return load_halves(x, x + n - 8);
         __m128 low = _mm_set1_ps(*x), high = low;
-        if (n >= 4) {
+        if constexpr (part == 4) {
             low = _mm_loadu_ps(x);
             high = _mm_loadu_ps(x + n - 4);
-        } else if (n >= 2)
+        } else if constexpr (part == 2)
             low = high = _mm_loadh_pi(_mm_loadl_pi(low, reinterpret_cast<const __m64*>(x)),
                                       reinterpret_cast<const __m64*>(x + n - 2));
-        const __m256 eight = _mm256_set_m128(high, low);
-        return P::join(eight, eight);
+        return _mm256_set_m128(high, low);
     }
-    static SMX_INLINE void store_short(float* x, std::size_t n, const vec& v)
+    template <std::size_t part>
+    static SMX_INLINE void store_parts(float* x, std::size_t n, __m256 eight)
     {
-        const __m256 eight = P::lower_half(v);
         const __m128 four = _mm256_castps256_ps128(eight);
-        if (n >= 8)
-            store_halves(x, x + n - 8, v);
-        else if (n >= 4) {
+        if constexpr (part == 4) {
             _mm_storeu_ps(x, four);
             _mm_storeu_ps(x + n - 4, _mm256_extractf128_ps(eight, 1));
-        } else if (n >= 2) {
+        } else if constexpr (part == 2) {
             _mm_storel_pi(reinterpret_cast<__m64*>(x), four);
             _mm_storeh_pi(reinterpret_cast<__m64*>(x + n - 2), four);
         } else
             *x = four[0];
+    }
+    static SMX_INLINE vec load_short(const float* x, std::size_t n)
+    {
+        if (n >= 8)
+            return load_halves(x, x + n - 8);
+        const __m256 eight = n >= 4 ? load_parts<4>(x, n) : n >= 2 ? load_parts<2>(x, n) : load_parts<1>(x, n);
+        return P::join(eight, eight);
+    }
+    static SMX_INLINE void store_short(float* x, std::size_t n, const vec& v)
+    {
+        if (n >= 8)
+            store_halves(x, x + n - 8, v);
+        else if (n >= 4)
+            store_parts<4>(x, n, P::lower_half(v));
+        else if (n >= 2)
+            store_parts<2>(x, n, P::lower_half(v));
+        else
+            store_parts<1>(x, n, P::lower_half(v));
     }
 
     static SMX_INLINE real lane(const vec& x) { return {static_cast<double>(P::lane0(x))}; }
@@ -753,29 +767,39 @@ struct rows<P, double> : term_rows<P, double> {
         _mm256_storeu_pd(b, P::upper_half(x));
     }
     // A row of 1 to 8 entries, as for floats.
-    static SMX_INLINE vec load_short(const double* x, std::size_t n)
+    template <std::size_t part>
+    static SMX_INLINE __m256d load_parts(const double* x, std::size_t n)
     {
-        if (n >= 4)
-            return load_halves(x, x + n - 4);
-        __m128d low = _mm_set1_pd(*x), high = low;
-        if (n >= 2) {
-            low = _mm_loadu_pd(x);
-            high = _mm_loadu_pd(x + n - 2);
-        }
-        const __m256d four = _mm256_set_m128d(high, low);
-        return P::join(four, four);
+        if constexpr (part == 2)
+            return _mm256_set_m128d(_mm_loadu_pd(x + n - 2), _mm_loadu_pd(x));
+        else
+            return _mm256_set1_pd(*x);
     }
-    static SMX_INLINE void store_short(double* x, std::size_t n, const vec& v)
+    template <std::size_t part>
+    static SMX_INLINE void store_parts(double* x, std::size_t n, __m256d four)
     {
-        const __m256d four = P::lower_half(v);
         const __m128d two = _mm256_castpd256_pd128(four);
-        if (n >= 4)
-            store_halves(x, x + n - 4, v);
-        else if (n >= 2) {
+        if constexpr (part == 2) {
             _mm_storeu_pd(x, two);
             _mm_storeu_pd(x + n - 2, _mm256_extractf128_pd(four, 1));
         } else
             *x = two[0];
+    }
+    static SMX_INLINE vec load_short(const double* x, std::size_t n)
+    {
+        if (n >= 4)
+            return load_halves(x, x + n - 4);
+        const __m256d four = n >= 2 ? load_parts<2>(x, n) : load_parts<1>(x, n);
+        return P::join(four, four);
+    }
+    static SMX_INLINE void store_short(double* x, std::size_t n, const vec& v)
+    {
+        if (n >= 4)
+            store_halves(x, x + n - 4, v);
+        else if (n >= 2)
+            store_parts<2>(x, n, P::lower_half(v));
+        else
+            store_parts<1>(x, n, P::lower_half(v));
     }
 
     static SMX_INLINE real lane(const vec& x) { return {P::lane0(x)}; }

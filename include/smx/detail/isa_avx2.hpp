@@ -320,10 +320,7 @@ struct floats {
         const __m256 sign = _mm256_set1_ps(-0.0f);
         return {_mm256_andnot_ps(sign, a.a), _mm256_andnot_ps(sign, a.b)};
     }
-    // a0 b0 a1 b1 ... of the lower half of the lanes, and of the upper
-    static SMX_INLINE vec zip_low(const vec& x, const vec& y) { return zip(x.a, y.a); }
-    static SMX_INLINE vec zip_high(const vec& x, const vec& y) { return zip(x.b, y.b); }
-    // the same in both halves of the lanes
+    // a0 b0 a1 b1 ... of the lower half of the lanes, and of the upper; in both halves of the lanes apart
     static SMX_INLINE vec zip_low_in_halves(const vec& x, const vec& y) { return {zip(x.a, y.a).a, zip(x.b, y.b).a}; }
     static SMX_INLINE vec zip_high_in_halves(const vec& x, const vec& y) { return {zip(x.a, y.a).b, zip(x.b, y.b).b}; }
     static SMX_INLINE vec zip(__m256 a, __m256 b)
@@ -682,9 +679,6 @@ struct doubles {
         const __m256d sign = _mm256_set1_pd(-0.0);
         return {_mm256_andnot_pd(sign, a.a), _mm256_andnot_pd(sign, a.b)};
     }
-    // a0 b0 a1 b1 ... of the lower half of the lanes, and of the upper
-    static SMX_INLINE vec zip_low(const vec& x, const vec& y) { return zip(x.a, y.a); }
-    static SMX_INLINE vec zip_high(const vec& x, const vec& y) { return zip(x.b, y.b); }
     static SMX_INLINE vec zip_low_in_halves(const vec& x, const vec& y) { return {zip(x.a, y.a).a, zip(x.b, y.b).a}; }
     static SMX_INLINE vec zip_high_in_halves(const vec& x, const vec& y) { return {zip(x.a, y.a).b, zip(x.b, y.b).b}; }
     static SMX_INLINE vec zip(__m256d a, __m256d b)

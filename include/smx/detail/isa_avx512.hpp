@@ -147,17 +147,7 @@ struct floats {
     }
 
     static SMX_INLINE vec abs(vec a) { return _mm512_abs_ps(a); }
-    // a0 b0 a1 b1 ... of the lower half of the lanes, and of the upper
-    static SMX_INLINE vec zip_low(vec a, vec b)
-    {
-        return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
-    }
-    static SMX_INLINE vec zip_high(vec a, vec b)
-    {
-        return _mm512_permutex2var_ps(
-            a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
-    }
-    // the same in both halves of the lanes
+    // a0 b0 a1 b1 ... of the lower half of the lanes, and of the upper; in both halves of the lanes apart
     static SMX_INLINE vec zip_low_in_halves(vec a, vec b)
     {
         return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 8, 24, 9, 25, 10, 26, 11, 27),
@@ -404,14 +394,6 @@ struct doubles {
     }
 
     static SMX_INLINE vec abs(vec a) { return _mm512_abs_pd(a); }
-    static SMX_INLINE vec zip_low(vec a, vec b)
-    {
-        return _mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b);
-    }
-    static SMX_INLINE vec zip_high(vec a, vec b)
-    {
-        return _mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b);
-    }
     static SMX_INLINE vec zip_low_in_halves(vec a, vec b)
     {
         return _mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 8, 1, 9, 4, 12, 5, 13), b);
