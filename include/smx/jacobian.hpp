@@ -191,7 +191,8 @@ template <scalar T, std::size_t N>
     using V = detail::generic::lane<T>;
     std::array<std::array<T, N>, N> jacobian = detail::repeat(probs, std::make_index_sequence<N>());
     const T* const p = probs.data();
-    const detail::generic::others<V> other_probs(p, N, p, detail::generic::mass_of<V>(p, N));
+    const detail::generic::row_mass<V> mass = detail::generic::mass_of<V>(p, N);
+    const detail::generic::others<V> other_probs(p, N, mass.sum, p, mass);
     for (std::size_t i = 0; i < N; ++i)
         detail::generic::jacobian_row<V>(p, N, i, V::broadcast(p + i), other_probs, jacobian[i].data());
     return jacobian;
