@@ -723,17 +723,6 @@ TEMPLATE_TEST_CASE("products of probabilities that underflow to 0: no floating-p
     std::feclearexcept(FE_ALL_EXCEPT);
 }
 
-TEMPLATE_TEST_CASE("logsumexp: one entry keeps its sign", "[special]", float, double)
-{
-    using T = TestType;
-    for (const leaf<T>& by : leaves<T>()) {
-        CAPTURE(by.name());
-        T result{1};
-        by.logsumexp(row<T>{-T(0)}, result);
-        REQUIRE(std::signbit(result));
-    }
-}
-
 TEMPLATE_TEST_CASE("softmax and all the others: errno, the rounding mode, MXCSR and the heap are left alone",
                    "[special][environment]", float, double)
 {

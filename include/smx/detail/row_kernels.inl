@@ -1125,8 +1125,8 @@ SMX_APART constexpr void logsumexp_of(const typename V::scalar* logits, std::siz
 template <class V>
 constexpr void row_logsumexp(const typename V::scalar* logits, std::size_t n, typename V::scalar* out)
 {
-    if (n <= 1) // -0 stays -0
-        return V::store_first(out, n == 0 ? V::minus_infinity() : V::broadcast(logits));
+    if (n == 0)
+        return V::store_first(out, V::minus_infinity());
     if constexpr (V::lanes > 1)
         if (finished_in_step<V>(logits, n, every_entry<V>{}, V::zero(), store_logsumexp<V>(out)))
             return;
