@@ -3,7 +3,7 @@
 //
 //   logits --row_max--> max --exp_and_sum--> exponentials, sum --normalise--> probs
 //   logits --row_max--> max --tail_of_sum--> T = S / e^max - 1 --log_probs--> log_probs;  max + log1p(T) = logsumexp
-//   probs  --mass_and_dot--> s, max, <p, v> --centred--> J v
+//   probs  --mass_and_sum--> s, max, <p, v> --centred--> J v
 //
 // A row of up to eight vectors is held: loaded once, stored once (held_row, held_product; finished_in_steps).
 //
@@ -1154,17 +1154,37 @@ struct tangent_row {
     SMX_INLINE constexpr typename V::vec unscaled(const typename V::vec& product) const { return product; }
 };
 
-// s, the largest p, and sum p[j] t[j], where p[j] = 0 adds nothing whatever t[j]
+// What a function of J needs to know of the row. dominated: one p outweighs all the others together.
+template <class V>
+struct row_mass {
+    typename V::vec max;
+    typename V::wide sum;
+    bool dominated;
+};
+
+// p[i] t[i], where p[i] = 0 gives 0 whatever t[i]: 0 times infinity is never formed
 template <class V, class Tangent>
-struct mass_and_dot {
+struct weighted_terms {
+    Tangent tangent;
+
+    template <class Inside>
+    SMX_INLINE constexpr typename V::vec at(std::size_t i, Inside inside, const typename V::vec& prob) const
+    {
+        return prob * V::where_nonzero(prob, tangent.at(i, inside));
+    }
+};
+
+// s, the largest p, and the sum of the terms
+template <class V, class Terms>
+struct mass_and_sum {
     static constexpr std::size_t group = 4;
     const typename V::scalar* p;
-    Tangent tangent;
+    Terms terms;
     typename V::vec best;
-    typename V::rough_sum mass, dot;
+    typename V::rough_sum mass, sum;
 
-    SMX_INLINE constexpr mass_and_dot(const typename V::scalar* p_, const Tangent& tangent_)
-        : p(p_), tangent(tangent_), best(V::zero()), mass(), dot()
+    SMX_INLINE constexpr mass_and_sum(const typename V::scalar* p_, const Terms& terms_)
+        : p(p_), terms(terms_), best(V::zero()), mass(), sum()
     {
     }
     template <class Inside>
@@ -1173,17 +1193,12 @@ struct mass_and_dot {
         return V::load(p + i, inside, V::zero());
     }
     template <class Inside>
-    SMX_INLINE constexpr typename V::vec product(std::size_t i, Inside inside, const typename V::vec& prob) const
-    {
-        return prob * V::where_nonzero(prob, tangent.at(i, inside)); // 0 times infinity is never formed
-    }
-    template <class Inside>
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
     {
         const typename V::vec a = prob(i, inside);
         best = V::max(best, a);
         mass.add(a);
-        dot.add(product(i, inside, a));
+        sum.add(terms.at(i, inside, a));
     }
     SMX_INLINE constexpr void together(std::size_t i)
     {
@@ -1193,17 +1208,15 @@ struct mass_and_dot {
         const typename V::vec d = prob(i + 3 * V::lanes, V::every());
         best = V::max(V::max(best, V::max(a, b)), V::max(c, d));
         mass.add(a, b, c, d);
-        dot.add(product(i, V::every(), a), product(i + V::lanes, V::every(), b),
-                product(i + 2 * V::lanes, V::every(), c), product(i + 3 * V::lanes, V::every(), d));
+        sum.add(terms.at(i, V::every(), a), terms.at(i + V::lanes, V::every(), b),
+                terms.at(i + 2 * V::lanes, V::every(), c), terms.at(i + 3 * V::lanes, V::every(), d));
     }
-};
-
-// What a function of J needs to know of the row. dominated: one p outweighs all the others together.
-template <class V>
-struct row_mass {
-    typename V::vec max;
-    typename V::wide sum;
-    bool dominated;
+    SMX_INLINE constexpr row_mass<V> total() const
+    {
+        const typename V::vec max = V::reduce_max(best);
+        const typename V::wide s = mass.total();
+        return {max, s, V::outweighs(max, s)};
+    }
 };
 
 // first i with p[i] = max
@@ -1231,11 +1244,9 @@ template <class V, bool rare, class Tangent>
 SMX_INLINE constexpr centred_tangent<V, Tangent> centre_row(const typename V::scalar* p, std::size_t n,
                                                             const Tangent& tangent)
 {
-    mass_and_dot<V, Tangent> pass(p, tangent);
+    mass_and_sum<V, weighted_terms<V, Tangent>> pass(p, {tangent});
     walk<V, rare>(n, pass);
-    const typename V::vec max = V::reduce_max(pass.best);
-    const typename V::wide sum = pass.mass.total();
-    return {tangent, {max, sum, V::outweighs(max, sum)}, pass.dot.total()};
+    return {tangent, pass.total(), pass.sum.total()};
 }
 
 // An entry that outweighs the others becomes the origin: its own component is then exact. Without such an entry there is
@@ -1531,11 +1542,12 @@ struct doubled_log_vjp : doubled_row<V, k...> {
         const vec s = sums.first(), total = sums.second(), most = base::most_of(s);
         vec rest[] = {(s - prob[k])...}, rest_u[] = {(total - u[k])...};
         if (base::is_saturated(most)) {
-            const vec few[] = {D::select(D::less_than(most, prob[k]), D::zero(), once[k])...};
-            const vec few_u[] = {D::select(D::less_than(most, prob[k]), D::zero(), u_once[k])...};
+            const typename D::some saturated[] = {D::less_than(most, prob[k])...};
+            const vec few[] = {D::select(saturated[k], D::zero(), once[k])...};
+            const vec few_u[] = {D::select(saturated[k], D::zero(), u_once[k])...};
             const typename D::two_sums without = D::lane_sums(base::sum_of(few), base::sum_of(few_u));
-            ((rest[k] = D::select(D::less_than(most, prob[k]), without.first(), rest[k])), ...);
-            ((rest_u[k] = D::select(D::less_than(most, prob[k]), without.second(), rest_u[k])), ...);
+            ((rest[k] = D::select(saturated[k], without.first(), rest[k])), ...);
+            ((rest_u[k] = D::select(saturated[k], without.second(), rest_u[k])), ...);
         }
         (base::template store<k>(out, D::fms(u[k], rest[k], prob[k] * rest_u[k])), ...);
     }
@@ -1986,38 +1998,15 @@ struct others {
     }
 };
 
-// max p and the sums of p and of u
+// u[i], whatever p[i]
 template <class V>
-struct log_vjp_sums {
-    static constexpr std::size_t group = 4;
-    const typename V::scalar* p;
+struct cotangent_terms {
     const typename V::scalar* u;
-    typename V::vec best;
-    typename V::rough_sum mass, total;
 
-    SMX_INLINE constexpr log_vjp_sums(const typename V::scalar* p_, const typename V::scalar* u_)
-        : p(p_), u(u_), best(V::zero()), mass(), total()
-    {
-    }
     template <class Inside>
-    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside)
+    SMX_INLINE constexpr typename V::vec at(std::size_t i, Inside inside, const typename V::vec&) const
     {
-        const typename V::vec prob = V::load(p + i, inside, V::zero());
-        best = V::max(best, prob);
-        mass.add(prob);
-        total.add(V::load(u + i, inside, V::zero()));
-    }
-    SMX_INLINE constexpr typename V::vec whole(const typename V::scalar* x, std::size_t i) const
-    {
-        return V::load(x + i, V::every(), V::zero());
-    }
-    SMX_INLINE constexpr void together(std::size_t i)
-    {
-        constexpr std::size_t m = V::lanes;
-        const typename V::vec a = whole(p, i), b = whole(p, i + m), c = whole(p, i + 2 * m), d = whole(p, i + 3 * m);
-        best = V::max(V::max(best, V::max(a, b)), V::max(c, d));
-        mass.add(a, b, c, d);
-        total.add(whole(u, i), whole(u, i + m), whole(u, i + 2 * m), whole(u, i + 3 * m));
+        return V::load(u + i, inside, V::zero());
     }
 };
 
@@ -2058,25 +2047,22 @@ constexpr void row_log_softmax_vjp(const typename V::scalar* probs, const typena
     if constexpr (V::is_doubled)
         if (n - 1 < V::most_doubled)
             return doubled_rows<V, doubled_log_vjp>(probs, cotangent, out, 1, n, n);
-    log_vjp_sums<V> sums(probs, cotangent);
+    mass_and_sum<V, cotangent_terms<V>> sums(probs, {cotangent});
     walk<V>(n, sums);
-    const typename V::vec max = V::reduce_max(sums.best);
-    const typename V::wide sum = sums.mass.total();
-    const row_mass<V> mass{max, sum, V::outweighs(max, sum)};
-    const others<V> other_probs(probs, n, sum, probs, mass);
-    const others<V> other_cotangents(cotangent, n, sums.total.total(), probs, mass);
+    const row_mass<V> mass = sums.total();
+    const others<V> other_probs(probs, n, mass.sum, probs, mass);
+    const others<V> other_cotangents(cotangent, n, sums.sum.total(), probs, mass);
     log_vjp_pass<V> pass(probs, cotangent, out, other_probs, other_cotangents);
     walk<V>(n, pass);
 }
 
-// x~ = x - <p, x> / s, from differences with the entry of the largest p; times unit, so that none that counts is subnormal. Where
-// p = 0 the difference counts as 0: times unit it might overflow.
+// x~ = x - <p, x> / s, from differences with the entry of the largest p; scaled where all that count may be subnormal. Where
+// p = 0 a scaled difference counts as 0: it might overflow.
 template <class V>
 struct centring {
     const typename V::scalar* p;
     tangent_row<V> tangent;
-    bool scaled;
-    typename V::vec unit, inverse_unit;
+    bool scaled;           // times 2^bias
     typename V::wide mean; // <p, x - origin> / s
 
     template <class Inside>
@@ -2084,9 +2070,10 @@ struct centring {
     {
         typename V::vec t = tangent.at(i, inside);
         if (scaled)
-            t = V::where_nonzero(V::load(p + i, inside, V::zero()), t) * unit;
+            t = V::where_nonzero(V::load(p + i, inside, V::zero()), t) * V::up();
         return V::less(t, mean);
     }
+    SMX_INLINE constexpr typename V::vec inverse_unit() const { return scaled ? V::down() : V::one(); }
 };
 
 template <class V>
@@ -2097,9 +2084,9 @@ constexpr centring<V> centring_of(const typename V::scalar* x, const typename V:
     const centred_tangent<V, tangent_row<V>> row = centre_row<V, true>(p, n, tangent);
     const typename V::wide mass = V::is_zero(row.mass.sum) ? V::wide_count(1) : row.mass.sum; // no probability, no mean
     if (!V::is_tiny(V::narrow(row.dot)) || !all_tiny<V, false>(p, n, tangent))
-        return {p, tangent, false, V::one(), V::one(), V::quotient(row.dot, mass)};
+        return {p, tangent, false, V::quotient(row.dot, mass)};
     const scaled_row<V, tangent_row<V>> scaled{tangent};
-    return {p, tangent, true, V::up(), V::down(), V::quotient(centre_row<V, true>(p, n, scaled).dot, mass)};
+    return {p, tangent, true, V::quotient(centre_row<V, true>(p, n, scaled).dot, mass)};
 }
 
 // u~ o v~
@@ -2119,7 +2106,7 @@ struct curvature_row {
     }
     SMX_INLINE constexpr typename V::vec unscaled(const typename V::vec& product) const
     {
-        return product * u.inverse_unit * v.inverse_unit;
+        return product * u.inverse_unit() * v.inverse_unit();
     }
 };
 

@@ -217,7 +217,8 @@ struct fused {
     }
 };
 
-// log(1 + t), t >= 0: 1 + t = 2^k c (1 + r), c the nearest of 1 + j / 32, |r| <= 1/63.
+// log(1 + t), t >= 0: 1 + t = 2^k c (1 + r), c the nearest of 1 + j / 32, |r| <= 1/63. 1 / c has 12 bits: 2^-k / c - 1 has no
+// error up to k = 41, and none that counts beyond.
 struct log1p_parts {
     real scale, k, log_hi, log_lo; // 2^-k / c, log c
 
