@@ -386,62 +386,37 @@ void matrix_of_products(const typename V::scalar* in, const typename V::scalar* 
 
 // ---- columns --------------------------------------------------------------------------------------------------------
 
-// Whether the rows of a column all lie in the same few places of a cache.
-template <class V>
-SMX_INLINE bool pushes_itself_out(std::size_t stride)
-{
-    return stride * sizeof(typename V::scalar) % 2048 == 0;
-}
-
-// p = e^(x - max) down `rows` rows of one vector of columns; terms, and their sum. Each term by itself, as in a row in registers.
-// What is `ahead` entries further is fetched, unless ahead is 0.
-template <class V, class Inside>
-SMX_INLINE typename V::lane_wide
-exponentials_down(const typename V::scalar* x, typename V::scalar* p, std::size_t stride, std::size_t rows,
-                  std::size_t ahead, Inside inside, const typename V::shift& shift, typename V::lane_wide terms)
-{
-    std::size_t at = 0;
-    for (; rows >= 2; rows -= 2, at += 2 * stride) {
-        typename V::vec e[] = {V::load(x + at, inside, V::zero()), V::load(x + at + stride, inside, V::zero())};
-        if (ahead != 0) {
-            V::fetch(x + at + ahead);
-            V::fetch(p + at + ahead);
-            V::fetch(x + at + stride + ahead);
-            V::fetch(p + at + stride + ahead);
-        }
-        V::exp_terms(e, shift);
-        V::store(p + at, inside, e[0]);
-        V::store(p + at + stride, inside, e[1]);
-        terms = V::lane_add(V::lane_add(terms, e[0]), e[1]);
-    }
-    if (rows != 0) {
-        const typename V::vec e = V::exp_term(V::load(x + at, inside, V::zero()), shift);
-        V::store(p + at, inside, e);
-        terms = V::lane_add(terms, e);
-    }
-    return terms;
-}
-
-// Up to four vectors of columns, walked in blocks of rows: what they share of a page or a cache line is used while it is
-// there. A lane holds one column, and all that belongs to it. Where all logits are small no max is needed: it would be a pass
-// of its own. The bits are the same, since then both the terms and their sum differ by a power of two.
+// Columns of a matrix, walked in blocks of a few rows, which are read and written as they lie in memory. A lane holds one
+// column, and all that belongs to it. Where all logits are small no max is needed: it would be a pass of its own. The bits are
+// the same, since then both the terms and their sum differ by a power of two.
 template <class V>
 struct column_strip {
-    static constexpr std::size_t vectors = 4;
+    static constexpr std::size_t vectors = 64; // at most
 
-    const std::size_t block;
     const typename V::scalar* x;
     typename V::scalar* p;
-    std::size_t rows, stride, width; // width <= vectors V::lanes columns
-    bool fetches, seen_small;
+    const std::size_t rows, stride;
+    std::size_t width;  // columns
+    const bool fetches; // a matrix that no near cache holds: the next block
+    const std::size_t block;
+    bool seen_small;
     typename V::vec max[vectors];
     typename V::lane_wide sum[vectors];
     typename V::factor inverse[vectors];
 
     SMX_INLINE column_strip(std::size_t rows_, std::size_t stride_)
-        : block(pushes_itself_out<V>(stride_) ? 4 : 16), x(nullptr), p(nullptr), rows(rows_), stride(stride_), width(0),
-          fetches(stride_ > 1048576 / sizeof(typename V::scalar) / rows_), seen_small(false)
+        : x(nullptr), p(nullptr), rows(rows_), stride(stride_), width(0),
+          fetches(stride_ > 1048576 / sizeof(typename V::scalar) / rows_), block(rows_of_block(stride_, fetches)),
+          seen_small(false)
     {
+    }
+    // Rows that lie in the same few places of a cache push each other out. Vectors of 64 bytes wait for memory, others compute.
+    static SMX_INLINE std::size_t rows_of_block(std::size_t stride, bool fetches)
+    {
+        constexpr bool is_fast = V::lanes * sizeof(typename V::scalar) == 64;
+        if (stride * sizeof(typename V::scalar) % 2048 == 0)
+            return is_fast ? 2 : 4;
+        return fetches && is_fast ? 2 : 16;
     }
 
     template <class Inside>
@@ -468,8 +443,33 @@ struct column_strip {
             if (!seen_small)
                 return;
         }
-        const std::size_t ahead = fetches && rows - last >= block ? block * stride : 0; // the next block
-        sum[v] = exponentials_down<V>(x + at, p + at, stride, last - first, ahead, inside, s, terms);
+        sum[v] = exponentials(at, last - first, fetches && rows - last >= block, inside, s, terms);
+    }
+    // p = e^(x - max) down `count` rows of one vector of columns; terms, and their sum. Each by itself, as in a row in registers.
+    template <class Inside>
+    SMX_INLINE typename V::lane_wide exponentials(std::size_t at, std::size_t count, bool fetches_block, Inside inside,
+                                                  const typename V::shift& shift, typename V::lane_wide terms)
+    {
+        const std::size_t ahead = block * stride;
+        for (; count >= 2; count -= 2, at += 2 * stride) {
+            typename V::vec e[] = {V::load(x + at, inside, V::zero()), V::load(x + at + stride, inside, V::zero())};
+            if (fetches_block) {
+                V::fetch(x + at + ahead);
+                V::fetch(p + at + ahead);
+                V::fetch(x + at + stride + ahead);
+                V::fetch(p + at + stride + ahead);
+            }
+            V::exp_terms(e, shift);
+            V::store(p + at, inside, e[0]);
+            V::store(p + at + stride, inside, e[1]);
+            terms = V::lane_add(V::lane_add(terms, e[0]), e[1]);
+        }
+        if (count != 0) {
+            const typename V::vec e = V::exp_term(V::load(x + at, inside, V::zero()), shift);
+            V::store(p + at, inside, e);
+            terms = V::lane_add(terms, e);
+        }
+        return terms;
     }
     template <class Inside>
     SMX_INLINE void scale(std::size_t v, std::size_t first, std::size_t last, Inside inside)
@@ -528,105 +528,26 @@ struct column_strip {
     }
 };
 
-// The same for columns so short that the strip is copied, each vector of columns in a row, where the rows of the matrix would
-// push each other out of the cache in every pass.
-template <class V>
-struct short_strip {
-    static constexpr std::size_t bytes = 32768;
-    alignas(64) typename V::scalar copy[bytes / sizeof(typename V::scalar)];
-    std::size_t rows, stride;
-    typename V::vec max[4], low[4];
-    typename V::factor inverse[4];
-
-    SMX_INLINE short_strip(std::size_t rows_, std::size_t stride_) : rows(rows_), stride(stride_) {}
-
-    // vectors of columns that fit, at most 4; 0: the matrix needs no copy
-    static SMX_INLINE std::size_t width(std::size_t rows, std::size_t stride)
-    {
-        const std::size_t most = bytes / (V::lanes * sizeof(typename V::scalar)) / rows;
-        return !pushes_itself_out<V>(stride) || most < 2 ? 0 : most < 4 ? most : 4;
-    }
-    SMX_INLINE typename V::scalar* at(std::size_t v, std::size_t i) { return copy + (v * rows + i) * V::lanes; }
-
-    SMX_INLINE void keep(std::size_t v, std::size_t i, const typename V::vec& logits)
-    {
-        max[v] = i == 0 ? logits : V::max(max[v], logits);
-        low[v] = i == 0 ? logits : V::lower(low[v], logits);
-        V::store(at(v, i), V::every(), logits);
-    }
-    template <std::size_t vectors, std::size_t v, class Inside>
-    SMX_INLINE void load_row(const typename V::scalar* x, std::size_t i, Inside last)
-    {
-        if constexpr (v + 1 < vectors) {
-            keep(v, i, V::load(x + v * V::lanes, V::every(), V::zero()));
-            load_row<vectors, v + 1>(x, i, last);
-        } else
-            keep(v, i, V::load(x + v * V::lanes, last, V::zero()));
-    }
-    template <std::size_t vectors, std::size_t v, class Inside>
-    SMX_INLINE void store_row(typename V::scalar* p, std::size_t i, Inside last)
-    {
-        const typename V::vec probs = V::times(V::in_register(V::load(at(v, i), V::every(), V::zero())), inverse[v]);
-        if constexpr (v + 1 < vectors) {
-            V::store(p + v * V::lanes, V::every(), probs);
-            store_row<vectors, v + 1>(p, i, last);
-        } else
-            V::store(p + v * V::lanes, last, probs);
-    }
-    SMX_INLINE void exp_and_sum(std::size_t v)
-    {
-        const exp_scale<typename V::scalar>& scale = V::unit_scale();
-        typename V::extent seen(max[v]);
-        seen.low = low[v];
-        const typename V::shift s = V::loose_shift_of(seen.is_small(scale), max[v], scale);
-        typename V::scalar* const row = at(v, 0);
-        inverse[v] = V::lane_reciprocal(
-            V::lane_total(exponentials_down<V>(row, row, V::lanes, rows, 0, V::every(), s, V::lane_zero())));
-    }
-    // false: a max is far from 0
-    template <std::size_t vectors, class Inside>
-    SMX_INLINE bool done(const typename V::scalar* x, typename V::scalar* p, Inside last)
-    {
-        for (std::size_t i = 0; i < rows; ++i)
-            load_row<vectors, 0>(x + i * stride, i, last);
-        for (std::size_t v = 0; v < vectors; ++v)
-            if (V::any_far(max[v], V::unit_scale()))
-                return false;
-        for (std::size_t v = 0; v < vectors; ++v)
-            exp_and_sum(v);
-        for (std::size_t i = 0; i < rows; ++i)
-            store_row<vectors, 0>(p + i * stride, i, last);
-        return true;
-    }
-    SMX_INLINE bool is_done(const typename V::scalar* x, typename V::scalar* p, std::size_t columns)
-    {
-        if (columns == 4 * V::lanes)
-            return done<4>(x, p, V::every());
-        const std::size_t before = (columns - 1) / V::lanes;
-        const typename V::some last = V::first(columns - before * V::lanes);
-        return before == 0   ? done<1>(x, p, last)
-               : before == 1 ? done<2>(x, p, last)
-               : before == 2 ? done<3>(x, p, last)
-                             : done<4>(x, p, last);
-    }
-};
-
 template <class V>
 using any_columns = void (*)(const typename V::scalar*, typename V::scalar*, std::size_t, std::size_t, std::size_t,
                              std::size_t);
 
-// columns first ... last - 1 of a matrix of `stride` columns, in strips of at most `most`; `anyhow` does those with a max far
-// from 0, and only those: a column's bits do not depend on its neighbours, nor on how many of them fit into a strip
-template <class V, class Strip>
+// columns first ... last - 1 of a matrix of `stride` columns, in strips of nearly one width; `anyhow` does those with a max far
+// from 0, and only those: a column's bits do not depend on its neighbours, nor on how many of them are in a strip
+template <class V>
 void strips_softmax(const typename V::scalar* x, typename V::scalar* p, std::size_t rows, std::size_t stride,
-                    std::size_t first, std::size_t last, std::size_t most, any_columns<V> anyhow)
+                    std::size_t first, std::size_t last, any_columns<V> anyhow)
 {
-    Strip strip(rows, stride);
+    using strip_of = column_strip<V>;
+    strip_of strip(rows, stride);
+    const std::size_t vectors = (last - first + V::lanes - 1) / V::lanes,
+                      strips = (vectors + strip_of::vectors - 1) / strip_of::vectors,
+                      most = strips == 0 ? 0 : (vectors + strips - 1) / strips * V::lanes;
     for (std::size_t c = first; c < last; c += most) {
         const std::size_t width = last - c < most ? last - c : most;
         if (strip.is_done(x + c, p + c, width))
             continue;
-        typename V::scalar max[4 * V::lanes];
+        typename V::scalar max[strip_of::vectors * V::lanes];
         for (std::size_t v = 0; v * V::lanes < width; ++v)
             V::store(max + v * V::lanes, V::every(), strip.max[v]);
         std::size_t near = 0; // columns near ... j - 1 are not far
@@ -679,11 +600,8 @@ void columns_softmax(const typename V::scalar* x, typename V::scalar* p, std::si
                      std::size_t first, std::size_t last, any_columns<V> anyhow)
 {
     if constexpr (V::lanes > 1) {
-        const std::size_t vectors = rows == 0 ? 0 : short_strip<V>::width(rows, stride);
-        if (vectors != 0)
-            strips_softmax<V, short_strip<V>>(x, p, rows, stride, first, last, vectors * V::lanes, anyhow);
-        else if (rows != 0)
-            strips_softmax<V, column_strip<V>>(x, p, rows, stride, first, last, 4 * V::lanes, anyhow);
+        if (rows != 0)
+            strips_softmax<V>(x, p, rows, stride, first, last, anyhow);
     } else
         each_column_softmax<V>(x, p, rows, stride, first, last);
 }

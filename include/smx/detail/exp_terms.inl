@@ -146,7 +146,8 @@ struct term_rows : P, wide_arithmetic<T> {
     static constexpr bool is_rare = false;
 
     static constexpr std::size_t cached_length = (std::size_t{1} << 24) / sizeof(T); // 16 MB in, 16 MB out
-    static constexpr std::size_t streamed_length = std::size_t{1} << 22; // from there on memory takes longer
+    static constexpr std::size_t near_length = std::size_t{1} << 18;     // longer rows come from far away in each pass
+    static constexpr std::size_t streamed_length = std::size_t{1} << 22; // longer rows are stored past the cache
 
     // stores that pass the cache by, in order with all others from end_of_stream() on; whole steps start at a cache line
     static SMX_INLINE void end_of_stream() { _mm_sfence(); }
@@ -393,13 +394,15 @@ struct term_rows : P, wide_arithmetic<T> {
         const some smaller = P::less_than(P::abs(a), P::abs(b));
         return P::select(smaller, a, b) * up() * P::select(smaller, b, a);
     }
-    static SMX_INLINE bool is_tiny(const vec& a)
+    static SMX_INLINE bool may_overflow(const vec& a) // differences with any number
     {
-        return P::count(P::less_than(P::abs(a), P::set1(numbers::tiny))) != 0;
+        return P::count(P::less_than(P::set1(numbers::huge), P::abs(a))) != 0;
     }
-    static SMX_INLINE vec where_tiny(const vec& a, const vec& tiny, const vec& otherwise)
+    static SMX_INLINE some tiny(const vec& a) { return P::less_than(P::abs(a), P::set1(numbers::tiny)); }
+    static SMX_INLINE bool is_tiny(const vec& a) { return P::count(tiny(a)) != 0; }
+    static SMX_INLINE vec where_tiny(const vec& a, const vec& if_tiny, const vec& otherwise)
     {
-        return P::select(P::less_than(P::abs(a), P::set1(numbers::tiny)), tiny, otherwise);
+        return P::select(tiny(a), if_tiny, otherwise);
     }
 };
 
@@ -639,11 +642,7 @@ struct rows<P, float> : term_rows<P, float> {
 
     static SMX_INLINE bool outweighs(const vec& p, real s) { return wide_arithmetic<float>::outweighs(lane(p), s); }
     static SMX_INLINE vec product(const vec& a, real b) { return narrow(lane(a) * b); }
-    static SMX_INLINE vec minus(real a, const vec& b)
-    {
-        const factor f = split(a);
-        return (f.hi - b) + f.lo;
-    }
+    static SMX_INLINE vec minus(real a, const vec& b) { return narrow(a) - b; }
     static SMX_INLINE vec less(const vec& a, real b)
     {
         const factor f = split(b);
@@ -967,11 +966,7 @@ struct rows<P, double> : term_rows<P, double> {
         const real x = lane(a);
         return P::set1(__builtin_fma(x.value, b.hi.value, (x * b.lo).value));
     }
-    static SMX_INLINE vec minus(pair a, const vec& b)
-    {
-        const factor f = split(a);
-        return (f.hi - b) + f.lo;
-    }
+    static SMX_INLINE vec minus(pair a, const vec& b) { return narrow(a) - b; }
     static SMX_INLINE vec less(const vec& a, pair b)
     {
         const factor f = split(b);

@@ -704,8 +704,8 @@ SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, ty
         normalise(whole, V::first(n - whole));
 }
 
-// The sum of a row that no cache holds, read once: of blocks, each less a whole number N of its own in the exponents. What is
-// read next is fetched, since it would not come in time.
+// The sum of a row that no near cache holds, read once: of blocks, each less a whole number N of its own in the exponents. What
+// is read next is fetched, since it would not come in time.
 template <class V>
 struct blocks_sum {
     static constexpr std::size_t block = 4096, ahead = 1024;
@@ -1032,7 +1032,7 @@ SMX_INLINE constexpr void log_softmax_of(const typename V::scalar* logits, typen
         if (finished_in_steps<V>(logits, n, entries, first, store_log_softmax<V>(log_probs, scale)))
             return;
     if constexpr (V::lanes > 1 && !Entries::is_rare)
-        if (n > V::streamed_length) {
+        if (n > V::near_length) {
             blocks_sum<V> blocks(logits, n, scale);
             if (blocks.is_known() && blocks.has_log())
                 return store_log_probs<V>(logits, log_probs, n, V::differences_from(blocks.seen.max, scale), entries,
@@ -1105,7 +1105,7 @@ SMX_APART constexpr void logsumexp_of(const typename V::scalar* logits, std::siz
         if (finished_in_steps<V>(logits, n, every_entry<V>{}, first, store_logsumexp<V>(out)))
             return;
     if constexpr (V::lanes > 1)
-        if (n > V::streamed_length) {
+        if (n > V::near_length) {
             blocks_sum<V> blocks(logits, n, V::unit_scale());
             if (blocks.is_known() && blocks.has_log())
                 return V::store_first(out, V::plus(blocks.seen.max, blocks.log()));
@@ -2040,6 +2040,152 @@ struct log_vjp_pass : each_step<V, log_vjp_pass<V>> {
     }
 };
 
+// The same of a short row in which s is 1 but for rounding. Its winner, if it has one, is left out of the sums: with p and u of
+// it, or 0, the sums less entry i are those of the rest less (p_i - p) and (u_i - u), where the winner's own are exact. False:
+// s is not 1, products are near the subnormal numbers, or differences might overflow.
+template <class V>
+struct rest_sums {
+    typename V::wide probs, cotangents;
+    typename V::vec prob, cotangent; // of the winner
+
+    SMX_INLINE bool is_ordinary() const
+    {
+        return is_one_but_for_rounding<V>(V::lane0(V::narrow(probs)) + V::lane0(prob)) && !V::may_overflow(cotangent);
+    }
+    // and which lanes are tiny
+    SMX_INLINE typename V::some products(const typename V::vec& p, const typename V::vec& u, typename V::vec& out) const
+    {
+        const typename V::vec a = u * V::minus(probs, p - prob), b = p * V::minus(cotangents, u - cotangent);
+        out = a - b;
+        return V::tiny(V::max(V::abs(a), V::abs(b)));
+    }
+};
+
+template <class V>
+SMX_INLINE bool log_vjp_in_step(const typename V::scalar* p, const typename V::scalar* u, typename V::scalar* out,
+                                std::size_t n)
+{
+    const typename V::some inside = V::inside_short(n);
+    const typename V::vec prob = V::load_short(p, n), once = V::keep(inside, prob);
+    const typename V::vec cotangent = V::load_short(u, n);
+    const typename V::some winner = winners<V>(once);
+    const rest_sums<V> rest{V::step_total(V::select(winner, V::zero(), once), n),
+                            V::step_total(V::select(winner, V::zero(), V::keep(inside, cotangent)), n),
+                            V::only(winner, once), V::only(winner, cotangent)};
+    typename V::vec product;
+    if (!rest.is_ordinary() || V::count(rest.products(prob, cotangent, product)) != 0)
+        return false;
+    V::store_short(out, n, product);
+    return true;
+}
+
+template <class V, std::size_t steps, std::size_t partial>
+struct held_log_vjp {
+    using row = held_steps<V, steps, partial>;
+    std::size_t n;
+    const typename V::scalar* p;
+    const typename V::scalar* u;
+    typename V::vec prob[steps], cotangent[steps], product[steps];
+
+    template <std::size_t k = 0>
+    SMX_INLINE void load()
+    {
+        prob[k] = V::load(p + row::template start<k>(n), V::every(), V::zero());
+        cotangent[k] = V::load(u + row::template start<k>(n), V::every(), V::zero());
+        if constexpr (k + 1 < steps)
+            load<k + 1>();
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE typename V::vec largest() const
+    {
+        if constexpr (k + 1 < steps)
+            return V::max(prob[k], largest<k + 1>());
+        else
+            return prob[k];
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE void leave_out_winner()
+    {
+        const typename V::some winner = winners<V>(prob[k]);
+        prob[k] = V::select(winner, V::zero(), prob[k]);
+        cotangent[k] = V::select(winner, V::zero(), cotangent[k]);
+        if constexpr (k + 1 < steps)
+            leave_out_winner<k + 1>();
+    }
+    template <std::size_t k, std::size_t count> // pairs before they meet a sum
+    SMX_INLINE typename V::vec terms(const typename V::vec (&x)[steps]) const
+    {
+        if constexpr (count == 1)
+            return V::keep(row::template own<k>(n), x[k]);
+        else
+            return terms<k, count / 2>(x) + terms<k + count / 2, count / 2>(x);
+    }
+    SMX_INLINE typename V::product_sums sums() const
+    {
+        if constexpr (steps == 8)
+            return V::product_sums_of(terms<0, 4>(prob), terms<4, 4>(prob), terms<0, 8>(cotangent));
+        else if constexpr (V::is_doubled)
+            return V::product_sums_of(terms<0, steps>(prob), terms<0, steps>(cotangent));
+        else { // probabilities without the winner may be tiny
+            constexpr std::size_t half = steps / 2;
+            return {V::step_total(terms<0, half>(prob), terms<half, half>(prob)),
+                    V::step_total(terms<0, half>(cotangent), terms<half, half>(cotangent))};
+        }
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE typename V::some find_products(const rest_sums<V>& rest) // which lanes are tiny
+    {
+        const typename V::some tiny = rest.products(prob[k], cotangent[k], product[k]);
+        if constexpr (k + 1 < steps)
+            return V::either(tiny, find_products<k + 1>(rest));
+        else
+            return tiny;
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE void store(typename V::scalar* out) const
+    {
+        V::store(out + row::template start<k>(n), V::every(), product[k]);
+        if constexpr (k + 1 < steps)
+            store<k + 1>(out);
+    }
+    SMX_INLINE bool done(typename V::scalar* out)
+    {
+        load();
+        const typename V::vec max = largest();
+        rest_sums<V> rest{{}, {}, V::zero(), V::zero()};
+        const bool has_winner = V::count(winners<V>(max)) != 0;
+        if (has_winner) {
+            const std::size_t winner = index_of<V>(p, n, V::reduce_max(max));
+            rest.prob = V::broadcast(p + winner);
+            rest.cotangent = V::broadcast(u + winner);
+            leave_out_winner();
+        }
+        const typename V::product_sums total = sums();
+        rest.probs = total.mass;
+        rest.cotangents = total.dot;
+        if (has_winner)
+            load();
+        if (!rest.is_ordinary() || V::count(find_products(rest)) != 0)
+            return false;
+        store(out);
+        return true;
+    }
+};
+
+template <class V>
+SMX_INLINE bool log_vjp_in_registers(const typename V::scalar* p, const typename V::scalar* u, typename V::scalar* out,
+                                     std::size_t n)
+{
+    if constexpr (!V::is_doubled) {
+        if (n <= V::lanes)
+            return log_vjp_in_step<V>(p, u, out, n);
+        if (n <= 2 * V::lanes)
+            return held_log_vjp<V, 2, 1>{n, p, u, {}, {}, {}}.done(out);
+    } else if (n > 4 * V::lanes)
+        return held_log_vjp<V, 8, 4>{n, p, u, {}, {}, {}}.done(out);
+    return held_log_vjp<V, 4, 2>{n, p, u, {}, {}, {}}.done(out);
+}
+
 template <class V>
 constexpr void row_log_softmax_vjp(const typename V::scalar* probs, const typename V::scalar* cotangent,
                                    typename V::scalar* out, std::size_t n)
@@ -2047,6 +2193,9 @@ constexpr void row_log_softmax_vjp(const typename V::scalar* probs, const typena
     if constexpr (V::is_doubled)
         if (n - 1 < V::most_doubled)
             return doubled_rows<V, doubled_log_vjp>(probs, cotangent, out, 1, n, n);
+    if constexpr (V::lanes > 1)
+        if (n - 1 < V::most_held_of_products && log_vjp_in_registers<V>(probs, cotangent, out, n))
+            return;
     mass_and_sum<V, cotangent_terms<V>> sums(probs, {cotangent});
     walk<V>(n, sums);
     const row_mass<V> mass = sums.total();

@@ -320,6 +320,7 @@ struct wide_arithmetic<float> {
     static constexpr float magic = 0x1.8p+19f;
     static constexpr double small_part = 0.15;                     // of depth, times log2(e): 29
     static constexpr float two_to_bias = 0x1p64f, tiny = 0x1p-90f; // below tiny, products may be subnormal
+    static constexpr float huge = 0x1p+102f;                       // the largest number and this do not overflow
 
     static SMX_INLINE constexpr real as_double(const float& x) { return {static_cast<double>(x)}; }
     static SMX_INLINE constexpr const exp_scale<float>& unit_scale() { return unit_scale_of_floats; }
@@ -363,7 +364,7 @@ struct wide_arithmetic<double> {
     static constexpr int bias = 512;
     static constexpr double magic = 0x1.8p+48;
     static constexpr double small_part = 0.2;
-    static constexpr double two_to_bias = 0x1p512, tiny = 0x1p-900;
+    static constexpr double two_to_bias = 0x1p512, tiny = 0x1p-900, huge = 0x1p+969;
 
     static SMX_INLINE constexpr const exp_scale<double>& unit_scale() { return unit_scale_of_doubles; }
     static SMX_INLINE constexpr const exp_scale<double>& half_scale() { return half_scale_of_doubles; }
