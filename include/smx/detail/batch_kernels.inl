@@ -284,15 +284,29 @@ struct eight_products {
 // ---- slices ---------------------------------------------------------------------------------------------------------
 
 template <class V>
+SMX_INLINE void fetch_row(const typename V::scalar* x, std::size_t n)
+{
+    for (std::size_t i = 0; i < n; i += 64 / sizeof(typename V::scalar))
+        V::fetch(x + i);
+}
+template <class V> // a large batch comes in parts
+SMX_INLINE void fetch_next(const row_slice<typename V::scalar>* slices, std::size_t r, std::size_t count)
+{
+    if (r + 1 < count && V::fetches_next(slices[r + 1].n, slices[r + 1].n * count * 8))
+        fetch_row<V>(slices[r + 1].in, slices[r + 1].n);
+}
+
+template <class V>
 void slices_softmax(const row_slice<typename V::scalar>* slices, std::size_t count,
                     const exp_scale<typename V::scalar>& scale)
 {
     if constexpr (V::lanes > 1) {
         equal_slices<V> of_length[V::most_in_lanes + 1];
         for (std::size_t r = 0; r < count; ++r)
-            if (slices[r].n > V::most_in_lanes || slices[r].mask != nullptr)
+            if (slices[r].n > V::most_in_lanes || slices[r].mask != nullptr) {
+                fetch_next<V>(slices, r, count);
                 row_softmax<V>(slices[r].in, slices[r].out, slices[r].n, scale, slices[r].mask);
-            else if (slices[r].n != 0 && of_length[slices[r].n].is_full_with(slices[r])) {
+            } else if (slices[r].n != 0 && of_length[slices[r].n].is_full_with(slices[r])) {
                 softmax_lanes<V>(of_length[slices[r].n], scale, nullptr);
                 of_length[slices[r].n].count = 0;
             }
@@ -312,25 +326,22 @@ template <class V>
 void slices_log_softmax(const row_slice<typename V::scalar>* slices, std::size_t count,
                         const exp_scale<typename V::scalar>& scale)
 {
-    for (std::size_t r = 0; r < count; ++r)
+    for (std::size_t r = 0; r < count; ++r) {
+        fetch_next<V>(slices, r, count);
         row_log_softmax<V>(slices[r].in, slices[r].out, slices[r].n, scale, slices[r].mask);
+    }
 }
 
 template <class V>
 void slices_logsumexp(const row_slice<typename V::scalar>* slices, std::size_t count)
 {
-    for (std::size_t r = 0; r < count; ++r)
+    for (std::size_t r = 0; r < count; ++r) {
+        fetch_next<V>(slices, r, count);
         row_logsumexp<V>(slices[r].in, slices[r].n, slices[r].out);
+    }
 }
 
 // ---- matrices, without a mask or with one for all rows --------------------------------------------------------------
-
-template <class V>
-SMX_INLINE void fetch_row(const typename V::scalar* x, std::size_t n)
-{
-    for (std::size_t i = 0; i < n; i += 64 / sizeof(typename V::scalar))
-        V::fetch(x + i);
-}
 
 template <class V>
 void matrix_softmax(const typename V::scalar* in, typename V::scalar* out, std::size_t rows, std::size_t n,

@@ -152,6 +152,12 @@ struct term_rows : P, wide_arithmetic<T> {
     // stores that pass the cache by, in order with all others from end_of_stream() on; whole steps start at a cache line
     static SMX_INLINE void end_of_stream() { _mm_sfence(); }
     static SMX_INLINE void fetch(const T* x) { __builtin_prefetch(x); } // to the cache
+    // Rows that are not held in registers, of up to some pages, in a batch of so many entries that no near cache holds: each
+    // would wait for memory anew.
+    static SMX_INLINE bool fetches_next(std::size_t n, std::size_t size)
+    {
+        return n > 512 / sizeof(T) && n <= 12288 / sizeof(T) && size > 1048576 / sizeof(T);
+    }
     static SMX_INLINE std::size_t entries_to_line(const T* x)
     {
         return (64 - reinterpret_cast<std::uintptr_t>(x) % 64) % 64 / sizeof(T);
@@ -417,11 +423,6 @@ struct rows<P, float> : term_rows<P, float> {
     using precise = widened_floats<rows<typename P::wide_lanes, double>>;
 
     static constexpr std::size_t most_without_origin = 768; // longer rows gain nothing by it
-    // Rows of about a page, in a matrix that no near cache holds: each would wait for memory anew.
-    static SMX_INLINE bool fetches_next(std::size_t n, std::size_t size)
-    {
-        return n > 640 && n <= 3072 && size > 262144;
-    }
 
     // half of the lanes from a, half from b
     static SMX_INLINE vec load_halves(const float* a, const float* b)
@@ -752,8 +753,6 @@ struct rows<P, double> : term_rows<P, double> {
     using far = far_rows<P, double>;
     using precise = rows;
     using eight = eight_sums<P>;
-
-    static SMX_INLINE bool fetches_next(std::size_t, std::size_t) { return false; } // no faster
 
     // half of the lanes from a, half from b
     static SMX_INLINE vec load_halves(const double* a, const double* b)
