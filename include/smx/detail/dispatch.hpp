@@ -2,6 +2,7 @@
 // dispatch.hpp: which tables this machine can run, and the choice of one.
 #pragma once
 
+#include <atomic>      // atomic
 #include <cstddef>     // size_t
 #include <span>        // span
 #include <type_traits> // is_same_v, remove_const_t
@@ -92,13 +93,33 @@ inline auto at_every_level(Pick pick)
     return all;
 }
 
-// The fastest of them: pick names it, e.g. [](auto rows) { return rows.softmax; }. A program that uses one row function
-// compiles that one for each level, not the tables.
+// The fastest of them, found by the first call: no call looks whether there was one before.
+template <class T, class Pick, class Function>
+struct fastest_function;
+
+template <class T, class Pick, class Result, class... Arguments>
+struct fastest_function<T, Pick, Result (*)(Arguments...)> {
+    using function = Result (*)(Arguments...);
+
+    static Result find_and_call(Arguments... arguments)
+    {
+        const function fastest = at_every_level<T>(Pick{}).fastest();
+        found.store(fastest, std::memory_order_relaxed);
+        return fastest(arguments...);
+    }
+    static inline constinit std::atomic<function> found{find_and_call};
+
+    SMX_INLINE operator function() const { return found.load(std::memory_order_relaxed); }
+    // loads last: a compiler takes it that another thread may have changed whatever an address is known of
+    SMX_INLINE Result operator()(Arguments... arguments) const { return function(*this)(arguments...); }
+};
+
+// pick names the function, e.g. [](auto rows) { return rows.softmax; }. A program that uses one row function compiles that one
+// for each level, not the tables.
 template <class T, class Pick>
-inline auto fastest(Pick pick)
+SMX_INLINE auto fastest(Pick pick)
 {
-    static const auto row_function = at_every_level<T>(pick).fastest();
-    return row_function;
+    return fastest_function<T, Pick, decltype(pick(generic::row_functions<generic::lane<T>>{}))>{};
 }
 
 } // namespace
