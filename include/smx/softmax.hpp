@@ -59,7 +59,7 @@ constexpr bool filled_with_nan(std::array<T, N>& row)
 //          exactly 1. Nothing unmasked: 0. A masked entry is 0 in any row.
 // Error    float, double <= 3 ULP, adversarial rows 4; subnormal results too  [tests/accuracy.test.cpp: "softmax"]
 // Cost     two reads of n logits, two writes and a read of n probabilities; of up to 128 floats or 64 doubles one read and one
-//          write; from 2^22 entries on two reads and one write, past the cache
+//          write; of more than 2^22 entries two reads and one write, past the cache
 // Throws   std::invalid_argument: sizes differ, probs partly overlaps logits or the mask, temperature not in (0, inf)
 // Source   Blanchard, Higham & Higham, Accurately computing the log-sum-exp and softmax functions (2021), eq. (1.4), with
 //          the exact difference x_i - max in place of the rounded one
@@ -80,7 +80,7 @@ SMX_INLINE void softmax(const Logits& logits, Probs&& probs, const softmax_optio
 // Special  a NaN or +inf, or nothing but -inf: the whole row NaN. Some -inf: -inf there. n = 1: exactly 0. Nothing
 //          unmasked: -inf. A masked entry is -inf in any row.
 // Error    float, double <= 3 ULP, adversarial rows 4; near 0 too  [tests/accuracy.test.cpp: "log_softmax"]
-// Cost     three reads and a write of n; of up to 128 floats or 64 doubles one, from 2^22 entries on two reads
+// Cost     three reads and a write of n; of up to 128 floats or 64 doubles one, of more than 2^18 entries two reads
 // Throws   as softmax
 // Source   Blanchard, Higham & Higham (2021), eq. (1.5) and (4.1)
 template <readable_row Logits, writable_row LogProbs>
@@ -99,7 +99,7 @@ SMX_INLINE void log_softmax(const Logits& logits, LogProbs&& log_probs,
 // Shapes   logits [n]
 // Special  n = 0: -inf. NaN if any NaN, else +inf if any +inf, else -inf if nothing but -inf. n = 1: exactly x.
 // Error    float, double <= 2 ulp of max(|max|, log sum e^{x - max}, |result|)  [tests/accuracy.test.cpp: "logsumexp"]
-// Cost     two reads of n; of up to 128 floats or 64 doubles, and from 2^22 entries on, one
+// Cost     two reads of n; of up to 128 floats or 64 doubles, and of more than 2^18 entries, one
 // Source   Blanchard, Higham & Higham (2021), eq. (4.1)
 template <readable_row Logits>
 [[nodiscard]] SMX_INLINE scalar_of<Logits> logsumexp(const Logits& logits)

@@ -656,7 +656,7 @@ SMX_INLINE bool finished_in_steps(const typename V::scalar* logits, std::size_t 
     constexpr std::size_t m = V::lanes;
     if (n <= m)
         return false;
-    if constexpr (Entries::is_rare || Finish::is_rare) // the same bits from less code
+    if constexpr (Entries::is_rare) // the same bits from less code
         return n <= 2 * m   ? finished<V, 2, 1>(logits, n, entries, first, finish)
                : n <= 4 * m ? finished<V, 4, 2>(logits, n, entries, first, finish)
                             : n <= 8 * m && finished<V, 8, 4>(logits, n, entries, first, finish);
@@ -665,12 +665,12 @@ SMX_INLINE bool finished_in_steps(const typename V::scalar* logits, std::size_t 
                : n <= 3 * m ? finished<V, 3, 1>(logits, n, entries, first, finish)
                : n <= 4 * m ? finished<V, 4, 1>(logits, n, entries, first, finish)
                : n <= 6 * m ? finished<V, 6, 2>(logits, n, entries, first, finish)
-                            : n <= 8 * m && finished<V, 8, 2>(logits, n, entries, first, finish);
+               : n <= 7 * m ? finished<V, 7, 1>(logits, n, entries, first, finish)
+                            : n <= 8 * m && finished<V, 8, 1>(logits, n, entries, first, finish);
 }
 
 template <class V>
 struct store_softmax {
-    static constexpr bool is_rare = false;
     typename V::scalar* probs;
     const exp_scale<typename V::scalar>& scale;
 
@@ -889,7 +889,6 @@ constexpr void row_softmax(const typename V::scalar* logits, typename V::scalar*
 // Store(row, max, shift, log1p(T)) does the rest.
 template <class V, class Store>
 struct store_by_tail {
-    static constexpr bool is_rare = true;
     const exp_scale<typename V::scalar>& scale;
 
     explicit SMX_INLINE store_by_tail(const exp_scale<typename V::scalar>& scale_) : scale(scale_) {}
