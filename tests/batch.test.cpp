@@ -714,6 +714,8 @@ TEMPLATE_TEST_CASE("softmax_columns: every column is within the bounds of softma
                     count, how);
     for (const flavour how : flavours) {
         try_shape(1000, 9, how);
+        try_shape(17, 1031, how);  // more than a strip
+        try_shape(260, 1024, how); // a matrix that no near cache holds, its rows in the same few places of one
         try_shape(4099, 3, how);
         try_shape(20000, 1, how);
     }
@@ -726,32 +728,39 @@ TEMPLATE_TEST_CASE("softmax_columns: a column's bits depend neither on its neigh
                    "[batch][columns]", float, double)
 {
     using T = TestType;
-    for (std::size_t count = 1; count <= 130; count += count < 20 ? 1 : 11)
-        for (const std::size_t length : {1u, 5u, 16u, 17u, 70u})
-            for (const flavour how : flavours) {
-                random_source random(mixed(seed_of_all, count * length));
-                const row<T> x = matrix_of_columns<T>(random, length, count, how);
-                row<T> first;
-                for (const leaf<T>& by : leaves<T>()) {
-                    row<T> p(x.size()), in_place = x, alone(length);
-                    columns<T>(by, x, p, count);
-                    columns<T>(by, in_place, in_place, count);
-                    CAPTURE(by.name(), length, count, static_cast<int>(how), seed_of_all);
-                    REQUIRE(same_or_nan(p.data(), in_place.data(), p.size()));
-                    for (std::size_t c = 0; c < count; ++c) {
-                        columns<T>(by, column_of(x, count, c), alone, 1);
-                        const row<T> among = column_of(p, count, c);
-                        REQUIRE(same_or_nan(among.data(), alone.data(), length));
-                    }
-#if !defined(__FAST_MATH__)
-                    if (by.is_generic())
-                        continue;
-                    if (first.empty())
-                        first = p;
-                    REQUIRE(same_or_nan(first.data(), p.data(), p.size()));
-#endif
-                }
+    const auto try_shape = [](std::size_t length, std::size_t count, flavour how) {
+        random_source random(mixed(seed_of_all, count * length));
+        const row<T> x = matrix_of_columns<T>(random, length, count, how);
+        row<T> first;
+        for (const leaf<T>& by : leaves<T>()) {
+            row<T> p(x.size()), in_place = x, alone(length);
+            columns<T>(by, x, p, count);
+            columns<T>(by, in_place, in_place, count);
+            CAPTURE(by.name(), length, count, static_cast<int>(how), seed_of_all);
+            REQUIRE(same_or_nan(p.data(), in_place.data(), p.size()));
+            for (std::size_t c = 0; c < count; c += count <= 130 ? 1 : 11) {
+                columns<T>(by, column_of(x, count, c), alone, 1);
+                const row<T> among = column_of(p, count, c);
+                REQUIRE(same_or_nan(among.data(), alone.data(), length));
             }
+#if !defined(__FAST_MATH__)
+            if (by.is_generic())
+                continue;
+            if (first.empty())
+                first = p;
+            REQUIRE(same_or_nan(first.data(), p.data(), p.size()));
+#endif
+        }
+    };
+    for (const flavour how : flavours) {
+        for (std::size_t count = 1; count <= 130; count += count < 20 ? 1 : 11)
+            for (const std::size_t length : {1u, 5u, 16u, 17u, 70u})
+                try_shape(length, count, how);
+        try_shape(5, 1031, how); // more than a strip
+        try_shape(5, 2 * 1024 + 1, how);
+        try_shape(260, 1024, how); // a matrix that no near cache holds, its rows in the same few places of one
+        try_shape(260, 1100, how);
+    }
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__FAST_MATH__)

@@ -110,7 +110,7 @@ struct segment_slices {
     }
 };
 
-// The body that an executor calls: 512 slices at a time, on the stack, for one row function.
+// The body that an executor calls: 1024 slices at a time, on the stack, for one row function.
 template <class T, class Slices, class Run>
 struct slice_pieces {
     Run run;
@@ -119,7 +119,7 @@ struct slice_pieces {
 
     SMX_INLINE void operator()(std::size_t first, std::size_t last) const
     {
-        constexpr std::size_t most = 512; // of 16 lengths, groups of 16 of one length
+        constexpr std::size_t most = 1024; // of 16 lengths, groups of 16 of one length
         row_slice<T> chunk[most];
         std::size_t count = 0;
         const std::size_t end = end_of_unit(last, rows, rows_of_unit);
@@ -539,7 +539,7 @@ SMX_INLINE void softmax_columns(const Logits& logits, Probs&& probs, std::size_t
 // Shapes   logits, probs [n]; may be the same memory. offsets [rows + 1]: of any integer type, ascending from 0 to n; an
 //          empty row is allowed
 // Special, Error  as softmax: every row has the bits of softmax by itself
-// Cost     short rows of one length together, as in softmax_rows: 512 rows are looked at at a time
+// Cost     short rows of one length together, as in softmax_rows: 1024 rows are looked at at a time
 // Throws   std::invalid_argument: sizes differ; offsets has no element, does not start at 0, does not ascend or does not end
 //          at n; probs partly overlaps logits, or overlaps offsets
 template <executor Executor, readable_row Logits, integer_row Offsets, writable_row Probs>

@@ -292,7 +292,7 @@ SMX_INLINE void fetch_row(const typename V::scalar* x, std::size_t n)
 template <class V> // a large batch comes in parts
 SMX_INLINE void fetch_next(const row_slice<typename V::scalar>* slices, std::size_t r, std::size_t count)
 {
-    if (r + 1 < count && V::fetches_next(slices[r + 1].n, slices[r + 1].n * count * 8))
+    if (r + 1 < count && V::fetches_next(slices[r + 1].n, slices[r + 1].n * count * 4))
         fetch_row<V>(slices[r + 1].in, slices[r + 1].n);
 }
 
@@ -421,13 +421,12 @@ struct column_strip {
           seen_small(false)
     {
     }
-    // Rows that lie in the same few places of a cache push each other out. Vectors of 64 bytes wait for memory, others compute.
+    // Rows that lie in the same few places of a cache push each other out. Whole registers wait for memory, halves compute.
     static SMX_INLINE std::size_t rows_of_block(std::size_t stride, bool fetches)
     {
-        constexpr bool is_fast = V::lanes * sizeof(typename V::scalar) == 64;
         if (stride * sizeof(typename V::scalar) % 2048 == 0)
-            return is_fast ? 2 : 4;
-        return fetches && is_fast ? 2 : 16;
+            return 2 * V::registers;
+        return fetches && V::registers == 1 ? 2 : 16;
     }
 
     template <class Inside>

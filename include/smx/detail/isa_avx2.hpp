@@ -137,7 +137,7 @@ struct floats {
     using all = avx2::all;
     using wide_lanes = struct doubles;
     static constexpr const char* name = "avx2";
-    static constexpr std::size_t lanes = 16;
+    static constexpr std::size_t lanes = 16, registers = 2;
 
     static SMX_INLINE all every() { return {}; }
     static SMX_INLINE some first(std::size_t count)
@@ -476,7 +476,7 @@ struct doubles {
     using some = lanes_of_two;
     using all = avx2::all;
     static constexpr const char* name = "avx2";
-    static constexpr std::size_t lanes = 8;
+    static constexpr std::size_t lanes = 8, registers = 2;
 
     static SMX_INLINE all every() { return {}; }
     static SMX_INLINE some first(std::size_t count)

@@ -50,7 +50,7 @@ struct floats {
     using all = avx512::all;
     using wide_lanes = struct doubles;
     static constexpr const char* name = "avx512";
-    static constexpr std::size_t lanes = 16;
+    static constexpr std::size_t lanes = 16, registers = 1;
 
     static SMX_INLINE all every() { return {}; }
     static SMX_INLINE some first(std::size_t count) { return static_cast<some>((1u << count) - 1); }
@@ -271,7 +271,7 @@ struct doubles {
     using some = __mmask8;
     using all = avx512::all;
     static constexpr const char* name = "avx512";
-    static constexpr std::size_t lanes = 8;
+    static constexpr std::size_t lanes = 8, registers = 1;
 
     static SMX_INLINE all every() { return {}; }
     static SMX_INLINE some first(std::size_t count) { return static_cast<some>((1u << count) - 1); }
