@@ -636,7 +636,7 @@ TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: a row that no near cache ho
             by.softmax(x, probs);
             by.log_softmax(x, y);
             double worst = 0, worst_log = 0;
-            for (std::size_t i = 0; i < n; i += i < 20000 || i + 9000 > n || i / 64 == n / 128 ? 1 : 97) {
+            for (std::size_t i = 0; i < n; i += i < 20000 || i + 9000 > n || i / 64 == n / 128 ? 1u : 97u) {
                 const long double d = static_cast<long double>(x[i]) - exact.max;
                 const auto prob = static_cast<oracle::wide<T>>(std::exp(d) / exact.sum);
                 worst = std::max(worst, metric::softmax<T>(probs[i], prob));
