@@ -583,6 +583,36 @@ TEMPLATE_TEST_CASE("softmax_jvp: it is the Jacobian times the tangent", "[jvp][p
     });
 }
 
+TEMPLATE_TEST_CASE("softmax_jvp, log_softmax_jvp, log_softmax_vjp: several probabilities above a half", "[jvp][vjp]",
+                   float, double)
+{
+    using T = TestType; // multiples of 1/16 below 2^24: the results have no error
+    for (const std::size_t n : {3u, 4u, 8u, 9u, 16u, 17u, 32u, 33u, 64u, 65u, 128u, 129u, 300u})
+        for (const std::size_t at : {std::size_t{0}, n - 3}) {
+            row<T> p(n), x(n), jvp(n), log_jvp(n), log_vjp(n);
+            p[at] = p[at + 1] = T(0.75);
+            p[at + 2] = T(0.25);
+            T dot = 0, sum = 0;
+            for (std::size_t i = 0; i < n; ++i) {
+                x[i] = static_cast<T>(i + 1);
+                dot += p[i] * x[i];
+                sum += x[i];
+            }
+            for (const leaf<T>& by : leaves<T>()) {
+                CAPTURE(by.name(), n, at);
+                by.softmax_jvp(p, x, jvp);
+                by.log_softmax_jvp(p, x, log_jvp);
+                by.log_softmax_vjp(p, x, log_vjp);
+                for (std::size_t i = 0; i < n; ++i) {
+                    CAPTURE(i);
+                    REQUIRE(jvp[i] == p[i] * (T(1.75) * x[i] - dot));
+                    REQUIRE(log_jvp[i] == T(1.75) * x[i] - dot);
+                    REQUIRE(log_vjp[i] == x[i] * (T(1.75) - p[i]) - p[i] * (sum - x[i]));
+                }
+            }
+        }
+}
+
 TEMPLATE_TEST_CASE("softmax_jvp, log_softmax_jvp, log_softmax_vjp: they are linear", "[jvp][vjp][property]", float,
                    double)
 {

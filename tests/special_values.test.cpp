@@ -723,6 +723,32 @@ TEMPLATE_TEST_CASE("products of probabilities that underflow to 0: no floating-p
     std::feclearexcept(FE_ALL_EXCEPT);
 }
 
+TEMPLATE_TEST_CASE("products with one large entry: no floating-point error", "[special][environment]", float, double)
+{
+    using T = TestType;
+    const T large = std::is_same_v<T, float> ? T(1e25f) : T(1e200);
+    for (const std::size_t n : {1u, 2u, 3u, 8u, 9u, 17u, 33u, 40u, 100u, 129u, 300u})
+        for (const T top : {T(0), T(0.75), T(1)}) { // with an entry that outweighs the others, or without
+            row<T> p(n, (T(1) - top) / static_cast<T>(n)), t(n, T(1)), out(n);
+            p[n / 2] += top;
+            for (const std::size_t at : {std::size_t{0}, n / 2, n - 1}) {
+                t.assign(n, T(1));
+                t[at] = large;
+                for (const leaf<T>& by : leaves<T>()) {
+                    CAPTURE(by.name(), n, top, at);
+                    std::feclearexcept(FE_ALL_EXCEPT);
+                    if (top < T(1)) {
+                        by.softmax_jvp(p, t, out);
+                        by.log_softmax_jvp(p, t, out);
+                    }
+                    by.log_softmax_vjp(p, t, out);
+                    REQUIRE(std::fetestexcept(errors) == 0);
+                }
+            }
+        }
+    std::feclearexcept(FE_ALL_EXCEPT);
+}
+
 TEMPLATE_TEST_CASE("softmax and all the others: errno, the rounding mode, MXCSR and the heap are left alone",
                    "[special][environment]", float, double)
 {

@@ -2033,8 +2033,10 @@ struct log_vjp_pass : each_step<V, log_vjp_pass<V>> {
         const typename V::vec a = cotangent * rest, b = prob * rest_u, largest = V::max(V::abs(a), V::abs(b));
         if (SMX_LIKELY(!V::is_tiny(largest)))
             return V::store(out + i, inside, a - b);
-        // products near the subnormal numbers once more, times 2^bias
-        const typename V::vec scaled = (cotangent * (rest * V::up()) - prob * V::up() * rest_u) * V::down();
+        // products near the subnormal numbers once more, times 2^bias, which others might not stand
+        const typename V::vec small_u = V::where_tiny(largest, cotangent, V::zero());
+        const typename V::vec small_p = V::where_tiny(largest, prob, V::zero());
+        const typename V::vec scaled = (small_u * (rest * V::up()) - small_p * V::up() * rest_u) * V::down();
         V::store(out + i, inside, V::where_tiny(largest, scaled, a - b));
     }
 };
@@ -2072,7 +2074,7 @@ SMX_INLINE bool log_vjp_in_step(const typename V::scalar* p, const typename V::s
                             V::step_total(V::select(winner, V::zero(), V::keep(inside, cotangent)), n),
                             V::only(winner, once), V::only(winner, cotangent)};
     typename V::vec product;
-    if (!rest.is_ordinary() || V::count(rest.products(prob, cotangent, product)) != 0)
+    if (V::count(winner) > 1 || !rest.is_ordinary() || V::count(rest.products(prob, cotangent, product)) != 0)
         return false;
     V::store_short(out, n, product);
     return true;
@@ -2103,13 +2105,16 @@ struct held_log_vjp {
             return prob[k];
     }
     template <std::size_t k = 0>
-    SMX_INLINE void leave_out_winner()
+    SMX_INLINE std::size_t leave_out_winners() // and their number
     {
         const typename V::some winner = winners<V>(prob[k]);
+        const std::size_t count = V::count(winners<V>(V::keep(row::template own<k>(n), prob[k])));
         prob[k] = V::select(winner, V::zero(), prob[k]);
         cotangent[k] = V::select(winner, V::zero(), cotangent[k]);
         if constexpr (k + 1 < steps)
-            leave_out_winner<k + 1>();
+            return count + leave_out_winners<k + 1>();
+        else
+            return count;
     }
     template <std::size_t k, std::size_t count> // pairs before they meet a sum
     SMX_INLINE typename V::vec terms(const typename V::vec (&x)[steps]) const
@@ -2157,7 +2162,8 @@ struct held_log_vjp {
             const std::size_t winner = index_of<V>(p, n, V::reduce_max(max));
             rest.prob = V::broadcast(p + winner);
             rest.cotangent = V::broadcast(u + winner);
-            leave_out_winner();
+            if (leave_out_winners() > 1)
+                return false;
         }
         const typename V::product_sums total = sums();
         rest.probs = total.mass;
