@@ -6,7 +6,7 @@
 //   e^((x - max) / t) = 2^((k - K) div 16) 2^(j/16) 2^(r - f),   j = (k - K) mod 16.
 // A row of more than one vector takes f into its own table, P_j = 2^(j/16 - f): the subtraction then costs nothing an entry.
 // P_j is rounded, and delta_j is its relative rounding error: e = P_j + P_j (q(r) + delta_j), q(r) = 2^r - 1. The largest
-// term is 1 exactly. A row in registers, a column and a row that no cache holds take f nowhere: their terms are
+// term is 1 exactly. A row in registers, a column and blocks of a row take f nowhere: their terms are
 // e^((x - max) / t) 2^f, see loose_shift_of.
 //
 // Not a header: each vector leaf includes it after its primitives P: memory and masks, set1, fma (a b + c), fms (a b - c),

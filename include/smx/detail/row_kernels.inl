@@ -1595,34 +1595,22 @@ SMX_INLINE bool product_in_step(const typename V::scalar* p, const typename V::s
     return true;
 }
 
-// The same of a row of more than one step in registers.
-template <class V, std::size_t steps, std::size_t partial, bool of_log>
-struct held_product {
+// The probabilities of a row of more than one step, in registers.
+template <class V, std::size_t steps, std::size_t partial>
+struct held_probs {
     using row = held_steps<V, steps, partial>;
     std::size_t n;
     const typename V::scalar* p;
-    const typename V::scalar* v;
-    typename V::vec prob[steps], t[steps];
+    typename V::vec prob[steps];
 
-    SMX_INLINE held_product(std::size_t n_, const typename V::scalar* p_, const typename V::scalar* v_)
-        : n(n_), p(p_), v(v_)
-    {
-    }
+    SMX_INLINE held_probs(std::size_t n_, const typename V::scalar* p_) : n(n_), p(p_) {}
+
     template <std::size_t k = 0>
-    SMX_INLINE void load_probs()
+    SMX_INLINE void load(const typename V::scalar* from, typename V::vec (&x)[steps]) const
     {
-        prob[k] = V::load(p + row::template start<k>(n), V::every(), V::zero());
+        x[k] = V::load(from + row::template start<k>(n), V::every(), V::zero());
         if constexpr (k + 1 < steps)
-            load_probs<k + 1>();
-    }
-    template <std::size_t k = 0>
-    SMX_INLINE void load_tangents(const typename V::vec& origin)
-    {
-        t[k] = V::load(v + row::template start<k>(n), V::every(), V::zero()) - origin;
-        if constexpr (!of_log)
-            t[k] = V::where_nonzero(prob[k], t[k]);
-        if constexpr (k + 1 < steps)
-            load_tangents<k + 1>(origin);
+            load<k + 1>(from, x);
     }
     template <std::size_t k = 0>
     SMX_INLINE typename V::vec max() const
@@ -1633,9 +1621,42 @@ struct held_product {
             return prob[k];
     }
     template <std::size_t k>
-    SMX_INLINE typename V::vec mass_term() const
+    SMX_INLINE typename V::vec own(const typename V::vec (&x)[steps]) const // no entry twice
     {
-        return V::keep(row::template own<k>(n), prob[k]);
+        return V::keep(row::template own<k>(n), x[k]);
+    }
+    // pairs, or of floats fours and eights, before they meet a sum
+    template <std::size_t k = 0, std::size_t count = steps>
+    SMX_INLINE typename V::vec terms(const typename V::vec (&x)[steps]) const
+    {
+        if constexpr (count == 1)
+            return own<k>(x);
+        else
+            return terms<k, count / 2>(x) + terms<k + count / 2, count / 2>(x);
+    }
+};
+
+// The same of a row of more than one step in registers.
+template <class V, std::size_t steps, std::size_t partial, bool of_log>
+struct held_product : held_probs<V, steps, partial> {
+    using base = held_probs<V, steps, partial>;
+    using base::n, base::p, base::prob;
+    using typename base::row;
+    const typename V::scalar* v;
+    typename V::vec t[steps];
+
+    SMX_INLINE held_product(std::size_t n_, const typename V::scalar* p_, const typename V::scalar* v_)
+        : base(n_, p_), v(v_)
+    {
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE void load_tangents(const typename V::vec& origin)
+    {
+        t[k] = V::load(v + row::template start<k>(n), V::every(), V::zero()) - origin;
+        if constexpr (!of_log)
+            t[k] = V::where_nonzero(prob[k], t[k]);
+        if constexpr (k + 1 < steps)
+            load_tangents<k + 1>(origin);
     }
     template <std::size_t k>
     SMX_INLINE typename V::vec weighted() const // 0 infinity is never formed
@@ -1645,31 +1666,25 @@ struct held_product {
         else
             return t[k];
     }
-    // s and <p, t>: pairs, or of floats fours and eights, before they meet a sum
-    template <std::size_t k = 0, std::size_t count = steps>
-    SMX_INLINE typename V::vec mass_terms() const
-    {
-        if constexpr (count == 1)
-            return mass_term<k>();
-        else
-            return mass_terms<k, count / 2>() + mass_terms<k + count / 2, count / 2>();
-    }
+    // as terms
     template <std::size_t k = 0, std::size_t count = steps>
     SMX_INLINE typename V::vec dot_terms() const
     {
         if constexpr (count == 2)
-            return V::fma(mass_term<k + 1>(), weighted<k + 1>(), mass_term<k>() * weighted<k>());
+            return V::fma(base::template own<k + 1>(prob), weighted<k + 1>(),
+                          base::template own<k>(prob) * weighted<k>());
         else
             return dot_terms<k, count / 2>() + dot_terms<k + count / 2, count / 2>();
     }
     SMX_INLINE typename V::product_sums sums() const
     {
         if constexpr (steps == 8)
-            return V::product_sums_of(mass_terms<0, 4>(), mass_terms<4, 4>(), dot_terms());
+            return V::product_sums_of(base::template terms<0, 4>(prob), base::template terms<4, 4>(prob), dot_terms());
         else if constexpr (V::is_doubled || steps == 2)
-            return V::product_sums_of(mass_terms(), dot_terms());
+            return V::product_sums_of(base::terms(prob), dot_terms());
         else
-            return V::product_sums_of(mass_terms<0, 2>(), mass_terms<2, 2>(), dot_terms<0, 2>(), dot_terms<2, 2>());
+            return V::product_sums_of(base::template terms<0, 2>(prob), base::template terms<2, 2>(prob),
+                                      dot_terms<0, 2>(), dot_terms<2, 2>());
     }
     template <std::size_t k = 0>
     SMX_INLINE void store_products(typename V::scalar* out, const typename V::wide& mass,
@@ -1685,7 +1700,7 @@ struct held_product {
     SMX_INLINE typename V::vec origin_of_two() const
     {
         const typename V::some low = winners<V>(prob[0]);
-        const typename V::some high = winners<V>(V::keep(row::template own<1>(n), prob[1]));
+        const typename V::some high = winners<V>(base::template own<1>(prob));
         const typename V::vec tangent = V::select(high, V::load(v + n - V::lanes, V::every(), V::zero()), //
                                                   V::load(v, V::every(), V::zero()));
         return V::only(V::either(low, high), tangent);
@@ -1695,7 +1710,7 @@ struct held_product {
         if constexpr (steps == 2)
             return origin_of_two();
         else {
-            const typename V::vec largest = max();
+            const typename V::vec largest = base::max();
             if (V::count(winners<V>(largest)) == 0)
                 return V::zero();
             return V::broadcast(v + index_of<V>(p, n, V::reduce_max(largest)));
@@ -1703,7 +1718,7 @@ struct held_product {
     }
     SMX_INLINE bool done(typename V::scalar* out) // false: s is not 1 but for rounding, or the products are tiny
     {
-        load_probs();
+        base::load(p, prob);
         load_tangents(origin());
         const typename V::product_sums total = sums();
         if (!is_one_but_for_rounding<V>(V::lane0(V::narrow(total.mass))) || V::is_tiny(V::narrow(total.dot)))
@@ -1713,18 +1728,31 @@ struct held_product {
     }
 };
 
-template <class V, bool of_log>
+template <class V, template <class, std::size_t, std::size_t> class Held> // of more than one step
+SMX_INLINE bool done_in_registers(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                                  std::size_t n)
+{
+    if constexpr (!V::is_doubled) {
+        if (n <= 2 * V::lanes)
+            return Held<V, 2, 1>(n, p, v).done(out);
+    } else if (n > 4 * V::lanes)
+        return Held<V, 8, 4>(n, p, v).done(out);
+    return Held<V, 4, 2>(n, p, v).done(out);
+}
+
+template <class V, std::size_t steps, std::size_t partial>
+using held_softmax_jvp = held_product<V, steps, partial, false>;
+template <class V, std::size_t steps, std::size_t partial>
+using held_log_jvp = held_product<V, steps, partial, true>;
+
+template <class V, bool of_log, template <class, std::size_t, std::size_t> class Held>
 SMX_INLINE bool product_in_registers(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
                                      std::size_t n)
 {
-    if constexpr (!V::is_doubled) {
+    if constexpr (!V::is_doubled)
         if (n <= V::lanes)
             return product_in_step<V, of_log>(p, v, out, n);
-        if (n <= 2 * V::lanes)
-            return held_product<V, 2, 1, of_log>(n, p, v).done(out);
-    } else if (n > 4 * V::lanes)
-        return held_product<V, 8, 4, of_log>(n, p, v).done(out);
-    return held_product<V, 4, 2, of_log>(n, p, v).done(out);
+    return done_in_registers<V, Held>(p, v, out, n);
 }
 
 // The steps of a row of more than one step: s, <p, v>, and what no p exceeds.
@@ -1865,7 +1893,7 @@ constexpr void row_softmax_jvp(const typename V::scalar* probs, const typename V
         if constexpr (V::is_doubled)
             if (n <= V::most_doubled)
                 return doubled_rows<V, doubled_softmax_jvp>(probs, tangent, out, 1, n, n);
-        if (n > V::most_held_of_products || !product_in_registers<V, false>(probs, tangent, out, n))
+        if (n > V::most_held_of_products || !product_in_registers<V, false, held_softmax_jvp>(probs, tangent, out, n))
             any_softmax_jvp<V>(probs, tangent, out, n);
     } else
         product<V, false>(probs, out, n, centre<V, false>(probs, tangent, n));
@@ -1926,7 +1954,7 @@ constexpr void row_log_softmax_jvp(const typename V::scalar* probs, const typena
         if (n - 1 < V::most_doubled)
             return doubled_rows<V, doubled_log_jvp>(probs, tangent, out, 1, n, n);
     if constexpr (V::lanes > 1)
-        if (n - 1 < V::most_held_of_products && product_in_registers<V, true>(probs, tangent, out, n))
+        if (n - 1 < V::most_held_of_products && product_in_registers<V, true, held_log_jvp>(probs, tangent, out, n))
             return;
     const centred_tangent<V, tangent_row<V>> row = centre<V, false>(probs, tangent, n);
     if (V::is_tiny(V::narrow(row.dot)) && all_tiny<V, true>(probs, n, row.tangent))
@@ -2081,34 +2109,27 @@ SMX_INLINE bool log_vjp_in_step(const typename V::scalar* p, const typename V::s
 }
 
 template <class V, std::size_t steps, std::size_t partial>
-struct held_log_vjp {
-    using row = held_steps<V, steps, partial>;
-    std::size_t n;
-    const typename V::scalar* p;
+struct held_log_vjp : held_probs<V, steps, partial> {
+    using base = held_probs<V, steps, partial>;
+    using base::n, base::p, base::prob;
+    using typename base::row;
     const typename V::scalar* u;
-    typename V::vec prob[steps], cotangent[steps], product[steps];
+    typename V::vec cotangent[steps], product[steps];
 
-    template <std::size_t k = 0>
+    SMX_INLINE held_log_vjp(std::size_t n_, const typename V::scalar* p_, const typename V::scalar* u_)
+        : base(n_, p_), u(u_)
+    {
+    }
     SMX_INLINE void load()
     {
-        prob[k] = V::load(p + row::template start<k>(n), V::every(), V::zero());
-        cotangent[k] = V::load(u + row::template start<k>(n), V::every(), V::zero());
-        if constexpr (k + 1 < steps)
-            load<k + 1>();
-    }
-    template <std::size_t k = 0>
-    SMX_INLINE typename V::vec largest() const
-    {
-        if constexpr (k + 1 < steps)
-            return V::max(prob[k], largest<k + 1>());
-        else
-            return prob[k];
+        base::load(p, prob);
+        base::load(u, cotangent);
     }
     template <std::size_t k = 0>
     SMX_INLINE std::size_t leave_out_winners() // and their number
     {
         const typename V::some winner = winners<V>(prob[k]);
-        const std::size_t count = V::count(winners<V>(V::keep(row::template own<k>(n), prob[k])));
+        const std::size_t count = V::count(winners<V>(base::template own<k>(prob)));
         prob[k] = V::select(winner, V::zero(), prob[k]);
         cotangent[k] = V::select(winner, V::zero(), cotangent[k]);
         if constexpr (k + 1 < steps)
@@ -2116,24 +2137,18 @@ struct held_log_vjp {
         else
             return count;
     }
-    template <std::size_t k, std::size_t count> // pairs before they meet a sum
-    SMX_INLINE typename V::vec terms(const typename V::vec (&x)[steps]) const
-    {
-        if constexpr (count == 1)
-            return V::keep(row::template own<k>(n), x[k]);
-        else
-            return terms<k, count / 2>(x) + terms<k + count / 2, count / 2>(x);
-    }
     SMX_INLINE typename V::product_sums sums() const
     {
         if constexpr (steps == 8)
-            return V::product_sums_of(terms<0, 4>(prob), terms<4, 4>(prob), terms<0, 8>(cotangent));
+            return V::product_sums_of(base::template terms<0, 4>(prob), base::template terms<4, 4>(prob),
+                                      base::terms(cotangent));
         else if constexpr (V::is_doubled)
-            return V::product_sums_of(terms<0, steps>(prob), terms<0, steps>(cotangent));
+            return V::product_sums_of(base::terms(prob), base::terms(cotangent));
         else { // probabilities without the winner may be tiny
             constexpr std::size_t half = steps / 2;
-            return {V::step_total(terms<0, half>(prob), terms<half, half>(prob)),
-                    V::step_total(terms<0, half>(cotangent), terms<half, half>(cotangent))};
+            return {
+                V::step_total(base::template terms<0, half>(prob), base::template terms<half, half>(prob)),
+                V::step_total(base::template terms<0, half>(cotangent), base::template terms<half, half>(cotangent))};
         }
     }
     template <std::size_t k = 0>
@@ -2155,7 +2170,7 @@ struct held_log_vjp {
     SMX_INLINE bool done(typename V::scalar* out)
     {
         load();
-        const typename V::vec max = largest();
+        const typename V::vec max = base::max();
         rest_sums<V> rest{{}, {}, V::zero(), V::zero()};
         const bool has_winner = V::count(winners<V>(max)) != 0;
         if (has_winner) {
@@ -2181,14 +2196,10 @@ template <class V>
 SMX_INLINE bool log_vjp_in_registers(const typename V::scalar* p, const typename V::scalar* u, typename V::scalar* out,
                                      std::size_t n)
 {
-    if constexpr (!V::is_doubled) {
+    if constexpr (!V::is_doubled)
         if (n <= V::lanes)
             return log_vjp_in_step<V>(p, u, out, n);
-        if (n <= 2 * V::lanes)
-            return held_log_vjp<V, 2, 1>{n, p, u, {}, {}, {}}.done(out);
-    } else if (n > 4 * V::lanes)
-        return held_log_vjp<V, 8, 4>{n, p, u, {}, {}, {}}.done(out);
-    return held_log_vjp<V, 4, 2>{n, p, u, {}, {}, {}}.done(out);
+    return done_in_registers<V, held_log_vjp>(p, u, out, n);
 }
 
 template <class V>
