@@ -599,19 +599,20 @@ long_row sum_of_long_row(const row<T>& x)
     return out;
 }
 
-TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: a row that no near cache holds is within the bounds wherever its "
+TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: a row read in blocks is within the bounds wherever its "
                    "largest entry is",
                    "[softmax][log_softmax][long]", float, double)
 {
     using T = TestType;
-    const std::size_t n = GENERATE(std::size_t{(1u << 18) + 4096 + 77}, std::size_t{(1u << 22) + 4096 + 77});
+    const std::size_t n =
+        GENERATE(std::size_t{5 * 4096 + 77}, std::size_t{(1u << 18) + 4096 + 77}, std::size_t{(1u << 22) + 4096 + 77});
     CAPTURE(n);
     const T infinity = std::numeric_limits<T>::infinity(), far = std::is_same_v<T, float> ? T(-1e6f) : T(-1e13);
     random_source random(seed_of_all);
     row<T> normal(n);
     for (T& logit : normal)
         logit = rows::to<T>(5 * random.normal());
-    for (int kind = 0; kind < 6; ++kind) {
+    for (int kind = 0; kind < 7; ++kind) {
         row<T> x = normal;
         const auto fill = [&](std::size_t from, std::size_t count, T logit) {
             std::fill_n(x.begin() + static_cast<std::ptrdiff_t>(from), count, logit);
@@ -626,6 +627,9 @@ TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: a row that no near cache ho
             fill(8192, 4096, -infinity);
         else if (kind == 5)
             fill(12288, 4096, far);
+        else if (kind == 6) // blocks far below the largest entry: probabilities down to the subnormal numbers and 0
+            for (std::size_t i = 0; i < 5 * 4096; ++i)
+                x[i] -= static_cast<T>(i / 4096) * (std::is_same_v<T, float> ? T(25) : T(180));
         const long_row exact = sum_of_long_row(x);
         const long double log_sum = std::log(exact.sum);
         row<T> first;

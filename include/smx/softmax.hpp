@@ -59,7 +59,7 @@ constexpr bool filled_with_nan(std::array<T, N>& row)
 //          exactly 1. Nothing unmasked: 0. A masked entry is 0 in any row.
 // Error    float, double <= 3 ULP, adversarial rows 4; subnormal results too  [tests/accuracy.test.cpp: "softmax"]
 // Cost     two reads of n logits, two writes and a read of n probabilities; of up to 128 floats or 64 doubles one read and one
-//          write; of more than 2^22 entries two reads and one write, past the cache
+//          write; of more than 8192 entries one read of the logits, of more than 2^22 two reads and one write, past the cache
 // Throws   std::invalid_argument: sizes differ, probs partly overlaps logits or the mask, temperature not in (0, inf)
 // Source   Blanchard, Higham & Higham, Accurately computing the log-sum-exp and softmax functions (2021), eq. (1.4), with
 //          the exact difference x_i - max in place of the rounded one

@@ -146,6 +146,7 @@ struct term_rows : P, wide_arithmetic<T> {
     static constexpr bool is_rare = false;
 
     static constexpr std::size_t cached_length = (std::size_t{1} << 24) / sizeof(T); // 16 MB in, 16 MB out
+    static constexpr std::size_t blocked_length = 8192;                  // longer rows are read once, in blocks
     static constexpr std::size_t near_length = std::size_t{1} << 18;     // longer rows come from far away in each pass
     static constexpr std::size_t streamed_length = std::size_t{1} << 22; // longer rows are stored past the cache
 
@@ -285,6 +286,12 @@ struct term_rows : P, wide_arithmetic<T> {
                    P::rounds_to_nearest();
         }
     };
+
+    static SMX_INLINE bool is_small(const vec& x, const exp_scale<T>& scale) // the same of one step
+    {
+        return P::count(P::less_than(P::set1(scale.depth * T(numbers::small_part)), P::abs(x))) == 0 &&
+               P::rounds_to_nearest();
+    }
 
     // N, max c rounded, and what that leaves
     static SMX_INLINE vec whole_of(const vec& max, const exp_scale<T>& scale)
@@ -598,12 +605,12 @@ struct rows<P, float> : term_rows<P, float> {
         return sums[0];
     }
     static SMX_INLINE real log1p(real t) { return detail::log1p<fused>(t); }
-    // The inverse of a largest term of loose_shift_of, times 2^bias; relative error 2^-28.
+    // The inverse of a largest term of loose_shift_of; relative error 2^-28.
     static SMX_INLINE real inverse_of_largest(bool small, const vec& max, const exp_scale<float>& scale)
     {
-        const real c = base::as_double(scale.near_hi) + base::as_double(scale.near_lo), magic{0x1.8p+48};
-        const real whole = small ? real{base::numbers::bias} : lane(base::whole_of(max, scale));
-        const real exponent = whole - lane(max) * c;
+        constexpr real magic{0x1.8p+48}, bias{base::numbers::bias};
+        const real whole = small ? real{0} : lane(base::whole_of(max, scale)) - bias;
+        const real exponent = fused::multiply_add(real{0} - lane(max), real{scale.near}, whole);
         const real k = exponent + magic, r = exponent - (k - magic); // k: its last bit is 1/16
         const auto sixteenths = __builtin_bit_cast(std::uint64_t, k);
         const double t = sixteenth_powers_of_doubles.power[sixteenths % 16];

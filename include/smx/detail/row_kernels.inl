@@ -76,27 +76,44 @@ struct each_term {
     }
 };
 
-// A pass that gives out[i] by itself, n >= lanes: whole steps at the start of cache lines of out, or past the cache where no
-// cache holds the row. at(i) may read what is stored: the first and the last step, which overlap others, are found ahead.
+// A pass that gives out[i] by itself, from first on, last - first >= lanes: whole steps at the start of cache lines of out, or
+// past the cache. at(i) may read what is stored: the first and the last step, which overlap others, are found ahead.
+template <class V, bool streams, class Pass>
+SMX_INLINE constexpr void store_lines_of(std::size_t first, std::size_t last, typename V::scalar* out, const Pass& pass)
+{
+    constexpr std::size_t m = V::lanes;
+    const typename V::vec head = pass.at(first, V::every()), tail = pass.at(last - m, V::every());
+    std::size_t i = first + V::entries_to_line(out + first);
+    for (; i + 2 * m <= last; i += 2 * m) {
+        if constexpr (streams) {
+            V::stream(out + i, pass.at(i, V::every()));
+            V::stream(out + i + m, pass.at(i + m, V::every()));
+        } else {
+            V::store(out + i, V::every(), pass.at(i, V::every()));
+            V::store(out + i + m, V::every(), pass.at(i + m, V::every()));
+        }
+    }
+    if (i + m <= last)
+        V::store(out + i, V::every(), pass.at(i, V::every()));
+    if constexpr (streams)
+        V::end_of_stream();
+    V::store(out + first, V::every(), head);
+    V::store(out + last - m, V::every(), tail);
+}
+
+// The same of a row, n >= lanes. One that no near cache holds from its end on, where the pass before was last; past the cache
+// in the order of memory.
 template <class V, class Pass>
 SMX_INLINE constexpr void store_lines(std::size_t n, typename V::scalar* out, const Pass& pass)
 {
-    constexpr std::size_t m = V::lanes;
-    const typename V::vec head = pass.at(0, V::every()), last = pass.at(n - m, V::every());
-    std::size_t i = V::entries_to_line(out);
-    if (n > V::streamed_length) {
-        for (; n - i >= m; i += m)
-            V::stream(out + i, pass.at(i, V::every()));
-        V::end_of_stream();
-    }
-    for (; i + 2 * m <= n; i += 2 * m) {
-        V::store(out + i, V::every(), pass.at(i, V::every()));
-        V::store(out + i + m, V::every(), pass.at(i + m, V::every()));
-    }
-    if (i + m <= n)
-        V::store(out + i, V::every(), pass.at(i, V::every()));
-    V::store(out, V::every(), head);
-    V::store(out + n - m, V::every(), last);
+    constexpr std::size_t block = 4096;
+    if (n > V::streamed_length)
+        return store_lines_of<V, true>(0, n, out, pass);
+    std::size_t last = n;
+    if (n > V::near_length)
+        for (; last > 2 * block; last -= block)
+            store_lines_of<V, false>(last - block, last, out, pass);
+    store_lines_of<V, false>(0, last, out, pass);
 }
 
 // Which entries of a row take part.
@@ -528,6 +545,13 @@ struct held_row {
         } else
             return typename V::extent(x[k]);
     }
+    SMX_INLINE bool is_small(const typename V::extent& extent, const exp_scale<typename V::scalar>& scale) const
+    {
+        if constexpr (steps == 1)
+            return V::is_small(x[0], scale);
+        else
+            return extent.is_small(scale);
+    }
     template <std::size_t k = 0>
     SMX_INLINE void find_exponentials(const typename V::shift& shift)
     {
@@ -678,7 +702,7 @@ struct store_softmax {
     SMX_INLINE bool operator()(Row& row) const
     {
         const typename V::extent extent = row.extent();
-        const bool small = extent.is_small(scale);
+        const bool small = row.is_small(extent, scale);
         const typename V::vec max = V::reduce_max(extent.max);
         if (!small && V::is_far(max, scale))
             return false;
@@ -704,8 +728,8 @@ SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, ty
         normalise(whole, V::first(n - whole));
 }
 
-// The sum of a row that no near cache holds, read once: of blocks, each less a whole number N of its own in the exponents. What
-// is read next is fetched, since it would not come in time.
+// A row that no near cache holds, read once for its sum: in blocks, each less a whole number N of its own in the exponents.
+// What is read next is fetched, since it would not come in time.
 template <class V>
 struct blocks_sum {
     static constexpr std::size_t block = 4096, ahead = 1024;
@@ -726,21 +750,20 @@ struct blocks_sum {
         if (i < n)
             V::fetch(logits + i);
     }
-    static SMX_INLINE int exponent_of(typename V::scalar whole_number) // from 1000 on nothing is left
+    SMX_INLINE std::size_t count_from(std::size_t from) const { return n - from < block ? n - from : block; }
+    SMX_INLINE typename V::extent extent_from(std::size_t from) const
     {
-        return whole_number < 1000 ? static_cast<int>(whole_number) : 1000;
+        return extent_of<V>(logits + from, count_from(from), every_entry<V>{}, V::broadcast(logits + from));
     }
-    SMX_INLINE bool has_added(std::size_t from) // false: a max is far from 0
+    // 2^-1000 of a sum is nothing, 2^-1200 of a probability
+    static SMX_INLINE int exponent_of(typename V::scalar whole_number, int most = 1000)
     {
-        const std::size_t count = n - from < block ? n - from : block;
-        const typename V::vec first = V::broadcast(logits + from);
-        const typename V::extent extent = extent_of<V>(logits + from, count, every_entry<V>{}, first);
-        if (V::is_far(extent.max, scale))
-            return false;
-        seen.add(extent);
-        typename V::shift shift = V::loose_shift_of(false, extent.max, scale);
-        shift.clamp_if_needed(extent);
-        whole_pass<V, every_entry<V>> pass(logits + from, every_entry<V>{}, shift, first);
+        return whole_number < static_cast<typename V::scalar>(most) ? static_cast<int>(whole_number) : most;
+    }
+    template <class Pass>
+    SMX_INLINE void add_block(std::size_t from, const typename V::vec& block_whole, Pass& pass)
+    {
+        const std::size_t count = count_from(from);
         if (count == block)
             for (std::size_t i = 0; i < block; i += 2 * V::lanes) {
                 fetch(from + block + i);
@@ -750,20 +773,30 @@ struct blocks_sum {
         else
             walk<V, true>(count, pass);
         const typename V::wide total = pass.sum.total();
-        const typename V::vec block_whole = V::whole_of(extent.max, scale);
         const typename V::scalar rise = V::lane0(block_whole) - V::lane0(whole);
         if (from == 0 || rise > 0) {
             sum = from == 0 ? total : V::total(V::times_power(sum, -exponent_of(rise)), total);
             whole = block_whole;
         } else
             sum = V::total(sum, V::times_power(total, -exponent_of(0 - rise)));
-        return true;
     }
-    SMX_INLINE bool is_known()
+    SMX_INLINE typename V::shift shift_from(const typename V::extent& extent) const
     {
-        for (std::size_t from = 0; from < n; from += block)
-            if (!has_added(from))
+        typename V::shift shift = V::loose_shift_of(false, extent.max, scale);
+        shift.clamp_if_needed(extent);
+        return shift;
+    }
+    SMX_INLINE bool is_known() // false: a max is far from 0
+    {
+        for (std::size_t from = 0; from < n; from += block) {
+            const typename V::extent extent = extent_from(from);
+            if (V::is_far(extent.max, scale))
                 return false;
+            seen.add(extent);
+            const typename V::shift shift = shift_from(extent);
+            whole_pass<V, every_entry<V>> pass(logits + from, every_entry<V>{}, shift, V::broadcast(logits + from));
+            add_block(from, V::whole_of(extent.max, scale), pass);
+        }
         return true;
     }
     // of log sum_j e^((x_j - max) / t); no entry may be nearly alone, since the largest term is not 1 exactly
@@ -771,6 +804,93 @@ struct blocks_sum {
     SMX_INLINE typename V::wide log() const
     {
         return V::less_fraction(V::log1p(V::tail(sum, 0)), V::fraction_of(seen.max, whole, scale));
+    }
+};
+
+// p[i] /= sum, where p is 2^power times too large, so that one factor would lose digits
+template <class V>
+struct scale_down_pass : each_step<V, scale_down_pass<V>> {
+    typename V::scalar* p;
+    typename V::factor inverse;
+    typename V::vec upper, lower; // their product is 2^-power
+
+    SMX_INLINE scale_down_pass(typename V::scalar* p_, const typename V::factor& inverse_, int power)
+        : p(p_), inverse(inverse_), upper(V::narrow(power_of_two(-(power / 2)))),
+          lower(V::narrow(power_of_two(power / 2 - power)))
+    {
+    }
+    template <class Inside>
+    SMX_INLINE void operator()(std::size_t i, Inside inside) const
+    {
+        const typename V::vec prob = V::in_register(V::times(V::load(p + i, inside, V::zero()), inverse) * upper);
+        V::store(p + i, inside, prob * lower);
+    }
+};
+
+// The exponentials of each block are stored less its own N, and come from the near end in the second pass.
+template <class V>
+struct stored_softmax : blocks_sum<V> {
+    using base = blocks_sum<V>;
+    using base::block, base::n, base::scale;
+    typename V::scalar* probs;
+    typename V::scalar wholes[V::streamed_length / block]; // N of each block
+
+    SMX_INLINE stored_softmax(const typename V::scalar* logits_, typename V::scalar* probs_, std::size_t n_,
+                              const exp_scale<typename V::scalar>& scale_)
+        : base(logits_, n_, scale_), probs(probs_)
+    {
+    }
+    SMX_INLINE bool is_near() const
+    {
+        for (std::size_t from = 0; from < n; from += block)
+            if (V::is_far(base::extent_from(from).max, scale))
+                return false;
+        return true;
+    }
+    SMX_INLINE bool has_stored(std::size_t from)
+    {
+        const typename V::extent extent = base::extent_from(from);
+        if (V::is_far(extent.max, scale))
+            return false;
+        const typename V::shift shift = base::shift_from(extent);
+        exp_pass<V, every_entry<V>> pass(this->logits + from, probs + from, every_entry<V>{}, shift, V::zero());
+        const typename V::vec block_whole = V::whole_of(extent.max, scale);
+        base::add_block(from, block_whole, pass);
+        wholes[from / block] = V::lane0(block_whole);
+        const std::size_t part = base::count_from(from) % V::lanes;
+        if (part != 0)
+            V::store(probs + n - part, V::first(part), pass.tail);
+        return true;
+    }
+    SMX_INLINE void normalise(std::size_t from) const
+    {
+        typename V::scalar* const p = probs + from;
+        const std::size_t count = base::count_from(from), part = count % V::lanes;
+        const int below = base::exponent_of(V::lane0(this->whole) - wholes[from / block], 1200);
+        if (below > V::bias / 2) {
+            scale_down_pass<V> pass(p, V::inverse(V::times_power(this->sum, -V::bias)), V::bias + below);
+            return walk<V, true>(count, pass);
+        }
+        const typename V::vec tail = V::load(p + count - part, V::first(part), V::zero());
+        const scale_pass<V, every_entry<V>> pass(p, every_entry<V>{}, V::inverse(V::times_power(this->sum, below)),
+                                                 tail);
+        if (count >= V::lanes)
+            store_lines<V>(count - part, p, pass);
+        if (part != 0)
+            pass(count - part, V::first(part));
+    }
+    SMX_INLINE bool is_done()
+    {
+        if (this->logits == probs && !is_near())
+            return false;
+        for (std::size_t from = 0; from < n; from += block)
+            if (!has_stored(from))
+                return false;
+        for (std::size_t from = (n - 1) / block * block;; from -= block) {
+            normalise(from);
+            if (from == 0)
+                return true;
+        }
     }
 };
 
@@ -798,8 +918,7 @@ struct streamed_softmax : blocks_sum<V> {
     {
         constexpr std::size_t m = V::lanes;
         const std::size_t end = this->n;
-        typename V::shift shift = V::loose_shift_of(false, this->seen.max, this->scale);
-        shift.clamp_if_needed(this->seen);
+        const typename V::shift shift = this->shift_from(this->seen);
         const typename V::factor inverse = V::inverse(this->sum);
         std::size_t i = V::entries_to_line(probs);
         if (i != 0)
@@ -835,7 +954,8 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
         if (finished_in_steps<V>(logits, n, entries, first, store_softmax<V>{probs, scale}))
             return;
     if constexpr (V::lanes > 1 && !Entries::is_rare)
-        if (n > V::streamed_length && streamed_softmax<V>(logits, probs, n, scale).is_done())
+        if (n > V::streamed_length ? streamed_softmax<V>(logits, probs, n, scale).is_done()
+                                   : n > V::blocked_length && stored_softmax<V>(logits, probs, n, scale).is_done())
             return;
     const typename V::extent extent = extent_of<V>(logits, n, entries, first);
     if constexpr (V::is_doubled) // the exponentials do not wait for max
@@ -898,13 +1018,13 @@ struct store_by_tail {
         const typename V::extent extent = row.extent();
         const typename V::vec max = V::reduce_max(extent.max);
         if constexpr (V::is_doubled) { // the exponentials do not wait for max, if they can do without
-            const bool small = extent.is_small(scale);
+            const bool small = row.is_small(extent, scale);
             if (!small && V::is_far(max, scale))
                 return false;
             const std::size_t largest = row.find_tail(max, V::loose_shift_of(small, max, scale));
             const typename V::wide below = row.tail_sum() * V::inverse_of_largest(small, max, scale);
             static_cast<const Store&>(*this).store(row, max, V::differences_from(max, scale),
-                                                   V::log1p(V::tail(below, largest)));
+                                                   V::log1p(V::with_ties(below, largest)));
         } else {
             if (V::is_far(max, scale))
                 return false;
@@ -992,8 +1112,8 @@ SMX_INLINE bool has_found_tail(const typename V::scalar* logits, std::size_t n, 
     whole_pass<V, Entries, typename V::sum> pass(logits, entries, shift, first);
     walk<V>(n, pass);
     const typename V::wide sum = pass.sum.total() * V::inverse_of_largest(true, extent.max, scale);
-    tail = V::tail(sum, 0);
-    return V::is_large_tail(sum * typename V::wide{0.5});
+    tail = V::with_ties(sum, 0);
+    return typename V::wide{2} < sum;
 }
 
 // log1p(T) of a row that is not far from 0

@@ -289,6 +289,7 @@ struct exp_scale<T> {
     // For logits near 0, |x| < reach, which are not multiplied by unit: log2(e) / temperature, 1 / temperature, and the
     // distance from max below which an entry does not count. No logit is near at a temperature near the ends of the type.
     T reach, near_hi, near_lo, depth;
+    double near; // near_hi + near_lo
 };
 
 inline constexpr pair log2_e{{0x1.71547652b82fep+0}, {0x1.777d0ffda0d24p-56}}; // 1 / ln 2
@@ -298,15 +299,18 @@ inline constexpr float depth_of_floats = 131;
 inline constexpr double depth_of_doubles = 1050;
 
 inline constexpr exp_scale<float> unit_scale_of_floats = {
-    0x1.715476p+0f, 0x1.4ae0cp-26f, 1, 0, 1, 0x1p16f, 0x1.715476p+0f, 0x1.4ae0cp-26f, depth_of_floats};
+    0x1.715476p+0f,  0x1.4ae0cp-26f,    1, 0, 1, 0x1p16f, 0x1.715476p+0f, 0x1.4ae0cp-26f,
+    depth_of_floats, 0x1.71547652b83p+0};
 inline constexpr exp_scale<double> unit_scale_of_doubles = {
-    log2_e.hi.value, log2_e.lo.value, 1, 0, 1, 0x1p40, log2_e.hi.value, log2_e.lo.value, depth_of_doubles};
+    log2_e.hi.value,  log2_e.lo.value, 1, 0, 1, 0x1p40, log2_e.hi.value, log2_e.lo.value,
+    depth_of_doubles, log2_e.hi.value};
 
 inline constexpr exp_scale<float> half_scale_of_floats = { // temperature 2
-    0x1.715476p+0f, 0x1.4ae0cp-26f, 1, 0, 0.5f, 0x1p17f, 0x1.715476p-1f, 0x1.4ae0cp-27f, 2 * depth_of_floats};
+    0x1.715476p+0f,      0x1.4ae0cp-26f,    1, 0, 0.5f, 0x1p17f, 0x1.715476p-1f, 0x1.4ae0cp-27f,
+    2 * depth_of_floats, 0x1.71547652b83p-1};
 inline constexpr exp_scale<double> half_scale_of_doubles = {
-    log2_e.hi.value,     log2_e.lo.value,     1, 0, 0.5, 0x1p41, log2_e.hi.value / 2,
-    log2_e.lo.value / 2, 2 * depth_of_doubles};
+    log2_e.hi.value,      log2_e.lo.value,    1, 0, 0.5, 0x1p41, log2_e.hi.value / 2, log2_e.lo.value / 2,
+    2 * depth_of_doubles, log2_e.hi.value / 2};
 
 // What every leaf does with sums and quotients, once a row. Terms are e^((x - max) / temperature) 2^bias, so that none
 // that counts is subnormal; the largest is 2^bias exactly.
@@ -329,7 +333,11 @@ struct wide_arithmetic<float> {
     // T = below / 2^bias + ties - 1
     static SMX_INLINE constexpr wide tail(wide below, std::size_t ties)
     {
-        return below * power_of_two(-bias) + real{static_cast<double>(ties) - 1};
+        return with_ties(below * power_of_two(-bias), ties);
+    }
+    static SMX_INLINE constexpr wide with_ties(wide below, std::size_t ties) // T = below + ties - 1
+    {
+        return SMX_LIKELY(ties == 1) ? below : below + real{static_cast<double>(ties) - 1};
     }
     static SMX_INLINE constexpr wide log1p(wide t) { return detail::log1p<separate>(t); }
     static SMX_INLINE constexpr bool outweighs(real p, wide s) { return s - p < p; }
@@ -511,7 +519,8 @@ constexpr exp_scale<T> scale_of(const T& temperature)
                 0x1p40 * t,
                 hi * near_unit,
                 lo * near_unit,
-                depth_of_doubles * t};
+                depth_of_doubles * t,
+                hi * near_unit};
     } else if constexpr (std::is_same_v<T, float>) {
         if (temperature == 1)
             return unit_scale_of_floats;
@@ -534,7 +543,8 @@ constexpr exp_scale<T> scale_of(const T& temperature)
                 static_cast<float>(0x1p16 * t),
                 static_cast<float>(static_cast<double>(hi) * near_unit),
                 static_cast<float>(static_cast<double>(lo) * near_unit),
-                static_cast<float>(static_cast<double>(depth_of_floats) * t)};
+                static_cast<float>(static_cast<double>(depth_of_floats) * t),
+                (static_cast<double>(hi) + static_cast<double>(lo)) * near_unit};
     } else {
         const T unit = T(1) < temperature ? T(T(1) / T(2)) : T(1);
         return {unit, T(temperature * unit)};
