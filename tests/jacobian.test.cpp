@@ -613,6 +613,47 @@ TEMPLATE_TEST_CASE("softmax_jvp, log_softmax_jvp, log_softmax_vjp: several proba
         }
 }
 
+TEMPLATE_TEST_CASE("softmax_jvp, log_softmax_jvp: products that are tiny though a tangent is large", "[jvp][vjp]",
+                   float, double)
+{
+    using T = TestType;
+    using W = oracle::wide<T>;
+    constexpr bool is_float = std::is_same_v<T, float>;
+    const T least = is_float ? T(0x1p-140f) : T(0x1p-1060), small = is_float ? T(0x1p-100f) : T(0x1p-1000);
+    const W u = oracle::power_of_two(W(1), -std::numeric_limits<T>::digits);
+    for (const std::size_t n : {3u, 8u, 9u, 17u, 33u, 64u, 65u, 129u, 300u})
+        for (const T top : {T(1), T(0.375)})
+            for (const T large : {T(0x1p10f), T(0x1p40f), is_float ? T(0x1p46f) : T(0x1p150)}) {
+                row<T> p(n, least), v(n), jvp(n), log_jvp(n);
+                for (std::size_t i = 0; i < n; ++i)
+                    v[i] = (i % 2 == 0 ? large : -large) * (T(1) + T(i) / T(64));
+                p[n / 2] = top;
+                v[n / 2] = small;
+                if (top < T(0.5)) { // no entry outweighs the others
+                    p[0] = p[n - 1] = top;
+                    v[0] = small / T(3);
+                    v[n - 1] = -small;
+                }
+                const auto exact = oracle::jacobian<T>(p.data(), n).jvp(v.data());
+                const auto exact_log = oracle::jacobian<T>(p.data(), n).log_jvp(v.data());
+                for (const leaf<T>& by : leaves<T>()) {
+                    CAPTURE(by.name(), n, top, large);
+                    by.softmax_jvp(p, v, jvp);
+                    by.log_softmax_jvp(p, v, log_jvp);
+                    double worst = 0;
+                    for (std::size_t i = 0; i < n; ++i) {
+                        const W half_step = metric::subnormal_step<T>() / W(2);
+                        worst = std::max({worst,
+                                          metric::as_double(oracle::magnitude(W(jvp[i]) - exact[i].value) /
+                                                            (W(jvp_bound) * u * exact[i].scale + half_step)),
+                                          metric::as_double(oracle::magnitude(W(log_jvp[i]) - exact_log[i].value) /
+                                                            (W(jvp_bound) * u * exact_log[i].scale + half_step))});
+                    }
+                    REQUIRE(worst <= 1);
+                }
+            }
+}
+
 TEMPLATE_TEST_CASE("softmax_jvp, log_softmax_jvp, log_softmax_vjp: they are linear", "[jvp][vjp][property]", float,
                    double)
 {

@@ -1266,9 +1266,11 @@ struct tangent_row {
         return V::load(v + i, inside, origin) - origin;
     }
     template <class Inside>
-    SMX_INLINE constexpr typename V::vec scaled_at(std::size_t i, Inside inside) const // times 2^bias
+    SMX_INLINE constexpr typename V::vec scaled_at(std::size_t i,
+                                                   Inside inside) const // 2^bias t where t is tiny, else 0
     {
-        return at(i, inside) * V::up();
+        const typename V::vec t = at(i, inside);
+        return V::where_tiny(V::abs(t), t, V::zero()) * V::up();
     }
     SMX_INLINE constexpr typename V::vec unscaled(const typename V::vec& product) const { return product; }
 };
@@ -1385,21 +1387,27 @@ SMX_INLINE constexpr centred_tangent<V, tangent_row<V>> centre(const typename V:
     return row.mass.dominated ? centre_at_largest<V>(p, v, n, row.mass.max) : row;
 }
 
-// The tangent times 2^bias, for rows where all products p_j t_j may be subnormal and so not exact to u.
+// The same times 2^bias, for rows where all products p_j t_j may be subnormal and so not exact to u. The tiny factor grows.
 template <class V, class Tangent>
-struct scaled_row {
+struct scaled_terms {
     Tangent tangent;
 
     template <class Inside>
-    SMX_INLINE constexpr typename V::vec at(std::size_t i, Inside inside) const
+    SMX_INLINE constexpr typename V::vec at(std::size_t i, Inside inside, const typename V::vec& prob) const
     {
-        return tangent.scaled_at(i, inside);
-    }
-    SMX_INLINE constexpr typename V::vec unscaled(const typename V::vec& product) const
-    {
-        return tangent.unscaled(product * V::down());
+        const typename V::vec t = V::where_nonzero(prob, tangent.at(i, inside));
+        const typename V::vec scaled = V::where_nonzero(prob, tangent.scaled_at(i, inside));
+        return V::where_tiny(V::abs(t), prob * scaled, prob * V::up() * t);
     }
 };
+
+template <class V, class Tangent>
+constexpr typename V::wide scaled_dot(const typename V::scalar* p, std::size_t n, const Tangent& tangent)
+{
+    mass_and_sum<V, scaled_terms<V, Tangent>> pass(p, {tangent});
+    walk<V, true>(n, pass);
+    return pass.sum.total();
+}
 
 // max |t_i|, or max |p_i t_i|, over p_i > 0
 template <class V, class Tangent, bool weighted>
@@ -1452,20 +1460,38 @@ struct product_pass : each_step<V, product_pass<V, Tangent>> {
 };
 
 template <class V, class Tangent>
-constexpr void scaled_product(const typename V::scalar* p, typename V::scalar* out, std::size_t n,
-                              const Tangent& tangent)
-{
-    using scaled = scaled_row<V, Tangent>;
-    product_pass<V, scaled> pass(p, out, centre_row<V, true>(p, n, scaled{tangent}));
-    walk<V, true>(n, pass);
-}
+struct scaled_product_pass : each_step<V, scaled_product_pass<V, Tangent>> {
+    const typename V::scalar* p;
+    typename V::scalar* out;
+    centred_tangent<V, Tangent> row;
+    typename V::wide dot; // times 2^bias
+
+    SMX_INLINE constexpr scaled_product_pass(const typename V::scalar* p_, typename V::scalar* out_,
+                                             const centred_tangent<V, Tangent>& row_, const typename V::wide& dot_)
+        : p(p_), out(out_), row(row_), dot(dot_)
+    {
+    }
+    template <class Inside>
+    SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
+    {
+        const typename V::vec prob = V::load(p + i, inside, V::zero());
+        const typename V::vec t = V::where_nonzero(prob, row.tangent.at(i, inside));
+        const typename V::vec scaled_t = V::where_nonzero(prob, row.tangent.scaled_at(i, inside));
+        const typename V::vec scaled = prob * V::scaled_minus(row.mass.sum, scaled_t, dot) * V::down();
+        const typename V::vec product = prob * V::scaled_minus(row.mass.sum, t, row.dot);
+        V::store(out + i, inside,
+                 V::where_nonzero(prob, row.tangent.unscaled(V::where_tiny(V::abs(t), scaled, product))));
+    }
+};
 
 template <class V, bool rare, class Tangent>
 SMX_INLINE constexpr void product(const typename V::scalar* p, typename V::scalar* out, std::size_t n,
                                   const centred_tangent<V, Tangent>& row)
 {
-    if (V::is_tiny(V::narrow(row.dot)) && all_tiny<V, true>(p, n, row.tangent))
-        return scaled_product<V>(p, out, n, row.tangent);
+    if (V::is_tiny(V::narrow(row.dot)) && all_tiny<V, true>(p, n, row.tangent)) {
+        scaled_product_pass<V, Tangent> pass(p, out, row, scaled_dot<V>(p, n, row.tangent));
+        return walk<V, true>(n, pass);
+    }
     product_pass<V, Tangent> pass(p, out, row);
     walk<V, rare>(n, pass);
 }
@@ -2061,8 +2087,7 @@ template <class V>
 constexpr void scaled_log_jvp(const typename V::scalar* p, typename V::scalar* out, std::size_t n,
                               const centred_tangent<V, tangent_row<V>>& row)
 {
-    using scaled = scaled_row<V, tangent_row<V>>;
-    scaled_log_jvp_pass<V> pass(out, row, centre_row<V, true>(p, n, scaled{row.tangent}).dot);
+    scaled_log_jvp_pass<V> pass(out, row, scaled_dot<V>(p, n, row.tangent));
     walk<V, true>(n, pass);
 }
 
@@ -2342,7 +2367,7 @@ constexpr void row_log_softmax_vjp(const typename V::scalar* probs, const typena
 }
 
 // x~ = x - <p, x> / s, from differences with the entry of the largest p; scaled where all that count may be subnormal. Where
-// p = 0 a scaled difference counts as 0: it might overflow.
+// p = 0 a difference counts as 0: products of two might overflow.
 template <class V>
 struct centring {
     const typename V::scalar* p;
@@ -2353,10 +2378,8 @@ struct centring {
     template <class Inside>
     SMX_INLINE constexpr typename V::vec of(std::size_t i, Inside inside) const
     {
-        typename V::vec t = tangent.at(i, inside);
-        if (scaled)
-            t = V::where_nonzero(V::load(p + i, inside, V::zero()), t) * V::up();
-        return V::less(t, mean);
+        const typename V::vec t = V::where_nonzero(V::load(p + i, inside, V::zero()), tangent.at(i, inside));
+        return V::less(scaled ? t * V::up() : t, mean);
     }
     SMX_INLINE constexpr typename V::vec inverse_unit() const { return scaled ? V::down() : V::one(); }
 };
@@ -2370,8 +2393,7 @@ constexpr centring<V> centring_of(const typename V::scalar* x, const typename V:
     const typename V::wide mass = V::is_zero(row.mass.sum) ? V::wide_count(1) : row.mass.sum; // no probability, no mean
     if (!V::is_tiny(V::narrow(row.dot)) || !all_tiny<V, false>(p, n, tangent))
         return {p, tangent, false, V::quotient(row.dot, mass)};
-    const scaled_row<V, tangent_row<V>> scaled{tangent};
-    return {p, tangent, true, V::quotient(centre_row<V, true>(p, n, scaled).dot, mass)};
+    return {p, tangent, true, V::quotient(scaled_dot<V>(p, n, tangent), mass)};
 }
 
 // u~ o v~
@@ -2387,7 +2409,8 @@ struct curvature_row {
     template <class Inside>
     SMX_INLINE constexpr typename V::vec scaled_at(std::size_t i, Inside inside) const // the smaller factor grows
     {
-        return V::scaled_product(u.of(i, inside), v.of(i, inside));
+        const typename V::vec a = u.of(i, inside), b = v.of(i, inside);
+        return V::scaled_product(V::where_tiny(V::abs(a * b), a, V::zero()), b);
     }
     SMX_INLINE constexpr typename V::vec unscaled(const typename V::vec& product) const
     {
