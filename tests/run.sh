@@ -52,7 +52,8 @@ leg_long()
 leg_asan()
 {
   need_for_tests clang-19 libclang-rt-19-dev
-  build asan -D CMAKE_CXX_COMPILER=clang++-19 -D CMAKE_BUILD_TYPE=Debug -D CMAKE_CXX_FLAGS_DEBUG="-O1 -g" -D CMAKE_CXX_FLAGS="-D_GLIBCXX_ASSERTIONS \
+  build asan -D CMAKE_CXX_COMPILER=clang++-19 -D CMAKE_BUILD_TYPE=Debug -D CMAKE_CXX_FLAGS_DEBUG="-O1 -g" \
+    -D CMAKE_CXX_FLAGS="-D_GLIBCXX_ASSERTIONS \
     -fsanitize=address,undefined,float-divide-by-zero -fno-sanitize-recover=all -fno-omit-frame-pointer"
   run -LE "consumer|baseline|slow"
 }

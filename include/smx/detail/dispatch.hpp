@@ -37,17 +37,20 @@ inline level detect_level()
 #endif
 }
 
-// every table, in the order of levels
+// Every table, in the order of levels. Templates all three: without optimisation GCC emits a constant that is none, and every
+// kernel with it, in each unit that includes this.
 template <class T>
 constexpr row_table<T> all_tables[] = {generic::table<generic::lane<T>>};
 
 #if SMX_HAS_X86_LEAVES()
-template <>
-constexpr row_table<float> all_tables<float>[] = {generic::table<generic::lane<float>>, avx2::table<avx2::f32>,
-                                                  avx512::table<avx512::f32>};
-template <>
-constexpr row_table<double> all_tables<double>[] = {generic::table<generic::lane<double>>, avx2::table<avx2::f64>,
-                                                    avx512::table<avx512::f64>};
+template <class T>
+    requires std::is_same_v<T, float>
+constexpr row_table<T> all_tables<T>[] = {generic::table<generic::lane<T>>, avx2::table<avx2::f32>,
+                                          avx512::table<avx512::f32>};
+template <class T>
+    requires std::is_same_v<T, double>
+constexpr row_table<T> all_tables<T>[] = {generic::table<generic::lane<T>>, avx2::table<avx2::f64>,
+                                          avx512::table<avx512::f64>};
 #endif
 
 // every table that this machine can run, the fastest last
