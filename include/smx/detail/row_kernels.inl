@@ -2418,6 +2418,66 @@ struct curvature_row {
     }
 };
 
+// The same of a short row of floats, in double. The tangents of entry `origin`, any with p > 0, are taken out first: those of a
+// constant row are then 0.
+template <class V, std::size_t... k>
+struct doubled_hvp : doubled_row<V, k...> {
+    using base = doubled_row<V, k...>;
+    using base::count, base::once, base::prob;
+    using typename base::D;
+    using typename base::vec;
+    vec u[count], v[count];
+
+    template <std::size_t i>
+    SMX_INLINE vec difference(const typename V::scalar* x, std::size_t origin) const
+    {
+        const vec at_origin = D::set1(static_cast<double>(x[origin]));
+        return D::where_nonzero(prob[i], D::in_register(base::template load<i>(x))) - at_origin;
+    }
+    SMX_INLINE doubled_hvp(const typename V::scalar* p, const typename V::scalar* u_, const typename V::scalar* v_,
+                           std::size_t n_, std::size_t origin)
+        : base(p, n_), u{difference<k>(u_, origin)...}, v{difference<k>(v_, origin)...}
+    {
+    }
+    SMX_INLINE vec weighted_sum(const vec (&x)[count]) const
+    {
+        const vec terms[] = {once[k] * x[k]...};
+        return base::sum_of(terms);
+    }
+    SMX_INLINE void store(typename V::scalar* out) const
+    {
+        const typename D::two_sums sums = D::lane_sums(base::sum_of(once), weighted_sum(u));
+        const double mass = sums.both[0];
+        const vec mean_u = D::set1(sums.both[1] / mass), mean_v = D::set1(D::lane_sum(weighted_sum(v)) / mass);
+        const vec curvature[] = {(u[k] - mean_u) * (v[k] - mean_v)...};
+        const vec s = D::set1(mass), dot = D::set1(D::lane_sum(weighted_sum(curvature)));
+        (base::template store<k>(out, D::where_nonzero(prob[k], prob[k] * D::fms(s, curvature[k], dot))), ...);
+    }
+};
+
+template <class V>
+SMX_INLINE bool is_doubled_hvp(const typename V::scalar* p, const typename V::scalar* u, const typename V::scalar* v,
+                               typename V::scalar* out, std::size_t n)
+{
+    constexpr std::size_t m = V::wide_lanes::lanes;
+    if (n > V::most_doubled)
+        return false;
+    std::size_t origin = 0;
+    while (origin < n && p[origin] == 0)
+        ++origin;
+    if (origin == n)
+        return false;
+    if (n <= m)
+        doubled_hvp<V, 0>(p, u, v, n, origin).store(out);
+    else if (n <= 2 * m)
+        doubled_hvp<V, 0, 1>(p, u, v, n, origin).store(out);
+    else if (n <= 3 * m)
+        doubled_hvp<V, 0, 1, 2>(p, u, v, n, origin).store(out);
+    else
+        doubled_hvp<V, 0, 1, 2, 3>(p, u, v, n, origin).store(out);
+    return true;
+}
+
 // J (u~ o v~)
 template <class V>
 constexpr void row_softmax_hvp(const typename V::scalar* probs, const typename V::scalar* cotangent,
@@ -2425,6 +2485,9 @@ constexpr void row_softmax_hvp(const typename V::scalar* probs, const typename V
 {
     if (n == 0)
         return;
+    if constexpr (V::is_doubled)
+        if (is_doubled_hvp<V>(probs, cotangent, tangent, out, n))
+            return;
     const std::size_t m = index_of<V>(probs, n, row_max<V>(probs, n, every_entry<V>{}, V::zero()));
     const curvature_row<V> curvature{centring_of<V>(cotangent, probs, n, m), centring_of<V>(tangent, probs, n, m)};
     product<V, true>(probs, out, n, centre_row<V, true>(probs, n, curvature));
