@@ -274,7 +274,7 @@ struct eight_products {
         if (V::is_tiny(V::load(dots, V::every(), V::zero())))
             return false;
         for (const typename V::step_sum& mass : masses)
-            if (!is_one_but_for_rounding<V>(mass.hi))
+            if (!is_one_but_for_rounding(real{mass.hi}))
                 return false;
         store_products(masses, dots);
         return true;

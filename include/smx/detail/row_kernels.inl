@@ -1503,12 +1503,6 @@ SMX_INLINE typename V::some winners(const typename V::vec& once)
 {
     return V::less_than(V::set1(typename V::scalar(0.5 + 0x1p-11)), once);
 }
-template <class V>
-SMX_INLINE bool is_one_but_for_rounding(typename V::scalar mass)
-{
-    return typename V::scalar(1 - 0x1p-11) < mass && mass < typename V::scalar(1 + 0x1p-11);
-}
-
 // v - origin of a row of one step. Where a probability outweighs all others together, its tangent is the origin; else 0 is. No
 // branch: half of all rows may have one.
 template <class V>
@@ -1732,7 +1726,7 @@ SMX_INLINE bool product_in_step(const typename V::scalar* p, const typename V::s
     const typename V::step_sum mass = V::mass_of(once);
     const typename V::vec t = tangent_in_step<V>(once, V::load_short(v, n));
     const typename V::scalar dot = V::dot_of(V::keep(inside, prob * V::where_nonzero(prob, t)));
-    if (!is_one_but_for_rounding<V>(mass.hi) || V::is_tiny(V::set1(dot)))
+    if (!is_one_but_for_rounding(real{mass.hi}) || is_below(real{dot}, V::numbers::tiny))
         return false;
     if constexpr (of_log)
         V::store_short(out, n, V::step_centred(t, mass, dot));
@@ -1771,6 +1765,24 @@ struct held_probs {
     {
         return V::keep(row::template own<k>(n), x[k]);
     }
+    // x at the entry that outweighs the others, in all lanes; 0 if there is none
+    template <std::size_t k = 0>
+    SMX_INLINE typename V::some find_winner(const typename V::scalar* x, typename V::vec& value) const
+    {
+        const typename V::some here = winners<V>(own<k>(prob));
+        value = V::select(here, V::load(x + row::template start<k>(n), V::every(), V::zero()), value);
+        if constexpr (k + 1 < steps)
+            return V::either(here, find_winner<k + 1>(x, value));
+        else
+            return here;
+    }
+    SMX_INLINE typename V::vec at_winner(const typename V::scalar* x) const
+    {
+        typename V::vec value = V::zero();
+        const typename V::some which = find_winner(x, value);
+        return V::only(which, value);
+    }
+    SMX_INLINE bool has_winner() const { return V::count(winners<V>(max())) != 0; }
     // pairs, or of floats fours and eights, before they meet a sum
     template <std::size_t k = 0, std::size_t count = steps>
     SMX_INLINE typename V::vec terms(const typename V::vec (&x)[steps]) const
@@ -1842,32 +1854,16 @@ struct held_product : held_probs<V, steps, partial> {
         if constexpr (k + 1 < steps)
             store_products<k + 1>(out, mass, dot);
     }
-    // the tangent of the entry that outweighs the others, or 0; of two steps, without a branch
-    SMX_INLINE typename V::vec origin_of_two() const
+    SMX_INLINE typename V::vec origin() const // of two steps, without a branch
     {
-        const typename V::some low = winners<V>(prob[0]);
-        const typename V::some high = winners<V>(base::template own<1>(prob));
-        const typename V::vec tangent = V::select(high, V::load(v + n - V::lanes, V::every(), V::zero()), //
-                                                  V::load(v, V::every(), V::zero()));
-        return V::only(V::either(low, high), tangent);
-    }
-    SMX_INLINE typename V::vec origin() const
-    {
-        if constexpr (steps == 2)
-            return origin_of_two();
-        else {
-            const typename V::vec largest = base::max();
-            if (V::count(winners<V>(largest)) == 0)
-                return V::zero();
-            return V::broadcast(v + index_of<V>(p, n, V::reduce_max(largest)));
-        }
+        return steps == 2 || base::has_winner() ? base::at_winner(v) : V::zero();
     }
     SMX_INLINE bool done(typename V::scalar* out) // false: s is not 1 but for rounding, or the products are tiny
     {
         base::load(p, prob);
         load_tangents(origin());
         const typename V::product_sums total = sums();
-        if (!is_one_but_for_rounding<V>(V::lane0(V::narrow(total.mass))) || V::is_tiny(V::narrow(total.dot)))
+        if (!is_one_but_for_rounding(V::leading(total.mass)) || V::is_tiny_sum(total.dot))
             return false;
         store_products(out, total.mass, total.dot);
         return true;
@@ -2014,7 +2010,7 @@ SMX_INLINE bool product_of_steps(const typename V::scalar* p, const typename V::
             break;
         product.origin = V::broadcast(v + index_of<V>(p, n, max));
     }
-    if (V::is_tiny(V::narrow(product.dot)))
+    if (V::is_tiny_sum(product.dot))
         return false;
     store_lines<V>(n, out, product);
     return true;
@@ -2224,7 +2220,7 @@ struct rest_sums {
 
     SMX_INLINE bool is_ordinary() const
     {
-        return is_one_but_for_rounding<V>(V::lane0(V::narrow(probs)) + V::lane0(prob)) && !V::may_overflow(cotangent);
+        return is_one_but_for_rounding(V::leading(probs) + V::lane(prob)) && !V::may_overflow(cotangent);
     }
     // and which lanes are tiny
     SMX_INLINE typename V::some products(const typename V::vec& p, const typename V::vec& u, typename V::vec& out) const
@@ -2315,13 +2311,11 @@ struct held_log_vjp : held_probs<V, steps, partial> {
     SMX_INLINE bool done(typename V::scalar* out)
     {
         load();
-        const typename V::vec max = base::max();
         rest_sums<V> rest{{}, {}, V::zero(), V::zero()};
-        const bool has_winner = V::count(winners<V>(max)) != 0;
+        const bool has_winner = base::has_winner();
         if (has_winner) {
-            const std::size_t winner = index_of<V>(p, n, V::reduce_max(max));
-            rest.prob = V::broadcast(p + winner);
-            rest.cotangent = V::broadcast(u + winner);
+            rest.prob = base::at_winner(p);
+            rest.cotangent = base::at_winner(u);
             if (leave_out_winners() > 1)
                 return false;
         }
@@ -2389,7 +2383,7 @@ constexpr centring<V> centring_of(const typename V::scalar* x, const typename V:
                                   std::size_t m)
 {
     const tangent_row<V> tangent{x, V::broadcast(x + m)};
-    const centred_tangent<V, tangent_row<V>> row = centre_row<V, true>(p, n, tangent);
+    const centred_tangent<V, tangent_row<V>> row = centre_row<V, false>(p, n, tangent);
     const typename V::wide mass = V::is_zero(row.mass.sum) ? V::wide_count(1) : row.mass.sum; // no probability, no mean
     if (!V::is_tiny(V::narrow(row.dot)) || !all_tiny<V, false>(p, n, tangent))
         return {p, tangent, false, V::quotient(row.dot, mass)};
@@ -2490,7 +2484,7 @@ constexpr void row_softmax_hvp(const typename V::scalar* probs, const typename V
             return;
     const std::size_t m = index_of<V>(probs, n, row_max<V>(probs, n, every_entry<V>{}, V::zero()));
     const curvature_row<V> curvature{centring_of<V>(cotangent, probs, n, m), centring_of<V>(tangent, probs, n, m)};
-    product<V, true>(probs, out, n, centre_row<V, true>(probs, n, curvature));
+    product<V, false>(probs, out, n, centre_row<V, false>(probs, n, curvature));
 }
 
 // ---- dense Jacobians ------------------------------------------------------------------------------------------------

@@ -91,6 +91,20 @@ SMX_INLINE constexpr real upper_half(real x)
     return __builtin_bit_cast(real, __builtin_bit_cast(std::uint64_t, x) & 0xfffffffff8000000u);
 }
 
+// Two checks of a row, by the bits: they wait for no vector, and take no place among those.
+// 1 - 2^-11 <= x < 1 + 2^-11
+SMX_INLINE constexpr bool is_one_but_for_rounding(real x)
+{
+    constexpr auto lowest = __builtin_bit_cast(std::uint64_t, 1 - 0x1p-11);
+    constexpr auto end = __builtin_bit_cast(std::uint64_t, 1 + 0x1p-11);
+    return __builtin_bit_cast(std::uint64_t, x) - lowest < end - lowest;
+}
+// |x| < limit
+SMX_INLINE constexpr bool is_below(real x, double limit)
+{
+    return __builtin_bit_cast(std::uint64_t, x) << 1 < __builtin_bit_cast(std::uint64_t, limit) << 1;
+}
+
 // 2^exponent, -1022 <= exponent <= 1023
 SMX_INLINE constexpr real power_of_two(int exponent)
 {
@@ -326,6 +340,8 @@ struct wide_arithmetic<float> {
     static constexpr float two_to_bias = 0x1p64f, tiny = 0x1p-90f; // below tiny, products may be subnormal
     static constexpr float huge = 0x1p+102f;                       // the largest number and this do not overflow
 
+    static SMX_INLINE constexpr real leading(wide x) { return x; }
+    static SMX_INLINE constexpr bool is_tiny_sum(wide x) { return is_below(x, static_cast<double>(tiny)); }
     static SMX_INLINE constexpr real as_double(const float& x) { return {static_cast<double>(x)}; }
     static SMX_INLINE constexpr const exp_scale<float>& unit_scale() { return unit_scale_of_floats; }
     static SMX_INLINE constexpr const exp_scale<float>& half_scale() { return half_scale_of_floats; }
@@ -373,6 +389,9 @@ struct wide_arithmetic<double> {
     static constexpr double magic = 0x1.8p+48;
     static constexpr double small_part = 0.2;
     static constexpr double two_to_bias = 0x1p512, tiny = 0x1p-900, huge = 0x1p+969;
+
+    static SMX_INLINE constexpr real leading(wide x) { return x.hi; }
+    static SMX_INLINE constexpr bool is_tiny_sum(wide x) { return is_below(x.hi, tiny); }
 
     static SMX_INLINE constexpr const exp_scale<double>& unit_scale() { return unit_scale_of_doubles; }
     static SMX_INLINE constexpr const exp_scale<double>& half_scale() { return half_scale_of_doubles; }
