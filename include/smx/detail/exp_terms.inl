@@ -287,7 +287,7 @@ struct term_rows : P, wide_arithmetic<T> {
         }
     };
 
-    static SMX_INLINE bool is_small(const vec& x, const exp_scale<T>& scale) // the same of one step
+    static SMX_INLINE bool is_small_step(const vec& x, const exp_scale<T>& scale) // the same of one step
     {
         return P::count(P::less_than(P::set1(scale.depth * T(numbers::small_part)), P::abs(x))) == 0 &&
                P::rounds_to_nearest();

@@ -548,7 +548,7 @@ struct held_row {
     SMX_INLINE bool is_small(const typename V::extent& extent, const exp_scale<typename V::scalar>& scale) const
     {
         if constexpr (steps == 1)
-            return V::is_small(x[0], scale);
+            return V::is_small_step(x[0], scale);
         else
             return extent.is_small(scale);
     }
