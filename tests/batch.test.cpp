@@ -127,15 +127,19 @@ struct batch {
     }
 };
 
-// the rows of a batch; one_result: each has one
-template <class T>
-std::vector<smx::detail::row_slice<T>> slices_of(const batch<T>& b, bool one_result)
+// softmax or log_softmax of a batch: of a matrix, or of slices where each row has a mask of its own
+template <class T, class Matrix, class Slices>
+void transform_of(const batch<T>& b, Matrix of_matrix, Slices of_slices)
 {
+    const auto scale = smx::detail::scale_of<T>(b.temperature);
+    if (b.mask.empty() || b.mask.size() == b.layout.row_length)
+        return of_matrix(b.in.data(), b.out.data(), b.rows(), b.layout.row_length, b.layout.row_stride, scale,
+                         b.mask.empty() ? nullptr : b.mask.data());
     std::vector<smx::detail::row_slice<T>> slices;
     for (std::size_t r = 0; r < b.rows(); ++r)
-        slices.push_back({b.in.data() + b.start(r), b.out.data() + (one_result ? r : b.start(r)), b.layout.row_length,
-                          b.mask.empty() ? nullptr : b.mask_of(r).data()});
-    return slices;
+        slices.push_back(
+            {b.in.data() + b.start(r), b.out.data() + b.start(r), b.layout.row_length, b.mask_of(r).data()});
+    of_slices(slices.data(), slices.size(), scale);
 }
 
 template <class T, class Function>
@@ -179,22 +183,20 @@ std::vector<rows_function<T>> rows_functions()
         {"softmax", true, true, false, [](by f, in x, in, out y, const T& t, mask m) { f.softmax(x, y, t, m); },
          [](exec e, all b) { smx::softmax_rows(e, b.in, b.out, b.layout, {b.temperature, b.mask}); },
          [](std::string_view level, const batch<T>& b) {
-             const auto s = slices_of(b, false);
-             named(at_every_level<T>([](auto rows) { return rows.softmax_slices; }),
-                   level)(s.data(), s.size(), smx::detail::scale_of<T>(b.temperature));
+             transform_of(b, named(at_every_level<T>([](auto rows) { return rows.softmax_matrix; }), level),
+                          named(at_every_level<T>([](auto rows) { return rows.softmax_slices; }), level));
          }},
         {"log_softmax", true, true, false, [](by f, in x, in, out y, const T& t, mask m) { f.log_softmax(x, y, t, m); },
          [](exec e, all b) { smx::log_softmax_rows(e, b.in, b.out, b.layout, {b.temperature, b.mask}); },
          [](std::string_view level, const batch<T>& b) {
-             const auto s = slices_of(b, false);
-             named(at_every_level<T>([](auto rows) { return rows.log_softmax_slices; }),
-                   level)(s.data(), s.size(), smx::detail::scale_of<T>(b.temperature));
+             transform_of(b, named(at_every_level<T>([](auto rows) { return rows.log_softmax_matrix; }), level),
+                          named(at_every_level<T>([](auto rows) { return rows.log_softmax_slices; }), level));
          }},
         {"logsumexp", true, false, true, [](by f, in x, in, out y, const T&, mask) { f.logsumexp(x, y[0]); },
          [](exec e, all b) { smx::logsumexp_rows(e, b.in, b.out, b.layout); },
          [](std::string_view level, const batch<T>& b) {
-             const auto s = slices_of(b, true);
-             named(at_every_level<T>([](auto rows) { return rows.logsumexp_slices; }), level)(s.data(), s.size());
+             named(at_every_level<T>([](auto rows) { return rows.logsumexp_matrix; }),
+                   level)(b.in.data(), b.out.data(), b.rows(), b.layout.row_length, b.layout.row_stride);
          }},
         {"softmax_jvp", false, false, false, [](by f, in p, in v, out y, const T&, mask) { f.softmax_jvp(p, v, y); },
          [](exec e, all b) { smx::softmax_jvp_rows(e, b.in, b.with, b.out, b.layout); },
@@ -230,15 +232,6 @@ bool run(const rows_function<T>& f, const leaf<T>& by, const batch<T>& b)
         return false;
     f.at_level(by.name(), b);
     return true;
-}
-
-// The same by a level's function of matrices.
-template <class T>
-void run_matrix(const leaf<T>& by, const batch<T>& b)
-{
-    named(smx::detail::at_every_level<T>([](auto rows) { return rows.softmax_matrix; }),
-          by.name())(b.in.data(), b.out.data(), b.rows(), b.layout.row_length, b.layout.row_stride,
-                     smx::detail::scale_of<T>(b.temperature), b.mask.empty() ? nullptr : b.mask.data());
 }
 
 // A NaN is a NaN: which of its many patterns comes out of arithmetic is nobody's promise.
@@ -408,32 +401,35 @@ void check_rows(const rows_function<T>& f, const leaf<T>& by, made<T>& m, const 
 
 } // namespace
 
-TEMPLATE_TEST_CASE("softmax_rows: a matrix at every level has the bits of its rows", "[batch]", float, double)
+TEMPLATE_TEST_CASE("softmax_rows, log_softmax_rows, logsumexp_rows: a matrix at every level has the bits of its rows",
+                   "[batch]", float, double)
 {
     using T = TestType;
     rows::random_source random(0x5eed0f3a77);
     for (const auto& kind : rows::logit_kinds<T>())
-        for (const std::size_t n : {1u, 2u, 3u, 7u, 8u, 9u, 10u, 15u, 16u, 17u, 40u})
+        for (const std::size_t n : {1u, 2u, 3u, 7u, 8u, 9u, 10u, 15u, 16u, 17u, 23u, 28u, 29u, 40u})
             for (const std::size_t count : {1u, 15u, 16u, 17u, 40u})
                 for (const std::size_t padding : {0u, 3u}) {
                     const std::size_t stride = n + padding;
-                    std::vector<T> x(count * stride), p(x.size(), T(2)), expected(n);
+                    std::vector<T> x(count * stride), p(x.size()), expected(n);
                     for (std::size_t r = 0; r < count; ++r)
                         kind.fill(random, std::span<T>(x).subspan(r * stride, n));
-                    for (const leaf<T>& by : leaves<T>()) {
-                        const batch<T> b{x, {}, p, {n, stride}};
-                        if (by.is_public())
-                            smx::softmax_rows(x, p, {n, stride});
-                        else
-                            run_matrix(by, b);
-                        for (std::size_t r = 0; r < count; ++r) {
-                            by.softmax(std::span<const T>(x).subspan(r * stride, n), expected);
-                            CAPTURE(kind.name, by.name(), n, count, stride, r);
-                            REQUIRE(bits::same(p.data() + r * stride, expected.data(), n));
-                            for (std::size_t k = n; k < stride; ++k)
-                                REQUIRE(p[r * stride + k] == T(2));
+                    for (const rows_function<T>& f : rows_functions<T>())
+                        for (const leaf<T>& by : leaves<T>()) {
+                            if (!f.of_logits)
+                                continue;
+                            p.assign(p.size(), T(2));
+                            const std::size_t results = f.one_result ? 1 : n, step = f.one_result ? 1 : stride;
+                            run(f, by, batch<T>{x, {}, std::span<T>(p).first(count * step), {n, stride}});
+                            for (std::size_t r = 0; r < count; ++r) {
+                                const std::span<const T> row_of = std::span<const T>(x).subspan(r * stride, n);
+                                f.single(by, row_of, {}, std::span<T>(expected).first(results), T(1), {});
+                                CAPTURE(kind.name, f.name, by.name(), n, count, stride, r, rows::hex(row_of));
+                                REQUIRE(same_or_nan(p.data() + r * step, expected.data(), results));
+                                for (std::size_t k = results; k < step; ++k)
+                                    REQUIRE(p[r * step + k] == T(2));
+                            }
                         }
-                    }
                 }
 }
 

@@ -81,19 +81,17 @@ SMX_INLINE std::size_t checked_rows(const char* function, const char* name, std:
 
 namespace { // every unit has its own copy, compiled with its own flags
 
-// The rows of a matrix, and those of different lengths, as slices.
+// The rows of a matrix with masks of their own, and those of different lengths, as slices.
 template <class T>
 struct matrix_slices {
     const T* in;
     T* out;
-    std::size_t row_length, in_stride, out_stride;
+    std::size_t row_length, stride;
     const bool* mask;
-    std::size_t mask_stride;
 
     SMX_INLINE row_slice<T> at(std::size_t r) const
     {
-        return {in + r * in_stride, out + r * out_stride, row_length,
-                mask == nullptr ? nullptr : mask + r * mask_stride};
+        return {in + r * stride, out + r * stride, row_length, mask + r * stride};
     }
 };
 
@@ -110,10 +108,11 @@ struct segment_slices {
     }
 };
 
-// The body that an executor calls: 1024 slices at a time, on the stack, for one row function.
-template <class T, class Slices, class Run>
+// The body that an executor calls: 1024 slices at a time, on the stack.
+template <class T, class Slices>
 struct slice_pieces {
-    Run run;
+    void (*slices_function)(const row_slice<T>*, std::size_t, const exp_scale<T>&);
+    const exp_scale<T>& scale;
     Slices slices;
     std::size_t rows, rows_of_unit;
 
@@ -126,12 +125,12 @@ struct slice_pieces {
         for (std::size_t r = first * rows_of_unit; r < end; ++r) {
             chunk[count++] = slices.at(r);
             if (count == most) {
-                run(chunk, count);
+                slices_function(chunk, count, scale);
                 count = 0;
             }
         }
         if (count != 0)
-            run(chunk, count);
+            slices_function(chunk, count, scale);
     }
 };
 
@@ -205,18 +204,19 @@ struct product_pieces {
     }
 };
 
-// a function of slices, with what else it takes
 template <class T>
-struct run_scaled {
-    void (*function)(const row_slice<T>*, std::size_t, const exp_scale<T>&);
-    const exp_scale<T>& scale;
-    SMX_INLINE void operator()(const row_slice<T>* slices, std::size_t count) const { function(slices, count, scale); }
-};
+struct logsumexp_pieces {
+    void (*matrix_function)(const T*, T*, std::size_t, std::size_t, std::size_t);
+    const T* in;
+    T* out;
+    std::size_t rows, row_length, stride, rows_of_unit;
 
-template <class T>
-struct run_plain {
-    void (*function)(const row_slice<T>*, std::size_t);
-    SMX_INLINE void operator()(const row_slice<T>* slices, std::size_t count) const { function(slices, count); }
+    SMX_INLINE void operator()(std::size_t first, std::size_t last) const
+    {
+        const std::size_t begin = first * rows_of_unit, end = end_of_unit(last, rows, rows_of_unit);
+        if (begin < end)
+            matrix_function(in + begin * stride, out + begin, end - begin, row_length, stride);
+    }
 };
 
 } // namespace
@@ -242,18 +242,14 @@ SMX_INLINE void transform_rows(const char* function, Executor&& exec, const argu
     const std::size_t unit = rows_of_a_unit(layout.row_length * sizeof(T));
     const bool one_mask = mask.size == layout.row_length;
     const bool* const mask_data = mask.size == 0 ? nullptr : mask.data;
-    if ((mask.size == 0 || one_mask) && matrix_function != nullptr) {
+    if (mask.size == 0 || one_mask) {
         const matrix_pieces<T> pieces{matrix_function,   logits.data, out.data, rows,     layout.row_length,
                                       layout.row_stride, unit,        scale,    mask_data};
         exec(units_of(rows, unit), pieces);
         return;
     }
-    const slice_pieces<T, matrix_slices<T>, run_scaled<T>> pieces{{slices_function, scale},
-                                                                  {logits.data, out.data, layout.row_length,
-                                                                   layout.row_stride, layout.row_stride, mask_data,
-                                                                   one_mask ? 0 : layout.row_stride},
-                                                                  rows,
-                                                                  unit};
+    const slice_pieces<T, matrix_slices<T>> pieces{
+        slices_function, scale, {logits.data, out.data, layout.row_length, layout.row_stride, mask_data}, rows, unit};
     exec(units_of(rows, unit), pieces);
 }
 
@@ -308,6 +304,8 @@ SMX_INLINE void softmax_rows(const Logits& logits, Probs&& probs, row_layout row
 }
 
 // log_softmax_rows: log_softmax of every row; all else as softmax_rows
+//
+// Cost     rows of at most 28 floats without a mask: 16 at once where all their logits are small
 template <executor Executor, readable_row Logits, writable_row LogProbs>
     requires same_scalar<Logits, LogProbs> && same_extent<Logits, LogProbs>
 SMX_INLINE void log_softmax_rows(Executor&& exec, const Logits& logits, LogProbs&& log_probs, row_layout rows,
@@ -316,7 +314,8 @@ SMX_INLINE void log_softmax_rows(Executor&& exec, const Logits& logits, LogProbs
     using T = scalar_of<Logits>;
     detail::transform_rows<T>("log_softmax_rows", exec, {"logits", detail::data_of(logits), detail::size_of(logits)},
                               {"log_probs", detail::data_of(log_probs), detail::size_of(log_probs)}, rows, options,
-                              detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_slices; }), nullptr);
+                              detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_slices; }),
+                              detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_matrix; }));
 }
 
 template <readable_row Logits, writable_row LogProbs>
@@ -330,6 +329,7 @@ SMX_INLINE void log_softmax_rows(const Logits& logits, LogProbs&& log_probs, row
 // logsumexp_rows: out[r] = logsumexp of row r
 //
 // Shapes   logits: as row_layout says; out [rows]
+// Cost     as log_softmax_rows
 // Throws   std::invalid_argument: row_length is 0, or more than row_stride; the size is no whole number of rows; out has
 //          another number of elements than there are rows, or partly overlaps logits
 template <executor Executor, readable_row Logits, writable_row Out>
@@ -347,11 +347,13 @@ SMX_INLINE void logsumexp_rows(Executor&& exec, const Logits& logits, Out&& out,
     if (count == 0)
         return;
     const std::size_t unit = detail::rows_of_a_unit(rows.row_length * sizeof(T));
-    const detail::slice_pieces<T, detail::matrix_slices<T>, detail::run_plain<T>> pieces{
-        {detail::fastest<T>([](auto rows_of) { return rows_of.logsumexp_slices; })},
-        {x.data, o.data, rows.row_length, rows.row_stride, 1, nullptr, 0},
-        count,
-        unit};
+    const detail::logsumexp_pieces<T> pieces{detail::fastest<T>([](auto rows_of) { return rows_of.logsumexp_matrix; }),
+                                             x.data,
+                                             o.data,
+                                             count,
+                                             rows.row_length,
+                                             rows.row_stride,
+                                             unit};
     exec(detail::units_of(count, unit), pieces);
 }
 
@@ -561,11 +563,13 @@ SMX_INLINE void softmax_segments(Executor&& exec, const Logits& logits, const Of
     if (rows == 0)
         return;
     const std::size_t unit = detail::rows_of_a_unit(x.size / rows * sizeof(T));
-    using run = detail::run_scaled<T>;
     const detail::exp_scale<T> scale = detail::scale_of(T(1));
-    const run softmax_of{detail::fastest<T>([](auto rows_of) { return rows_of.softmax_slices; }), scale};
-    const detail::slice_pieces<T, detail::segment_slices<T, offset>, run> pieces{
-        softmax_of, {x.data, p.data, starts}, rows, unit};
+    const detail::slice_pieces<T, detail::segment_slices<T, offset>> pieces{
+        detail::fastest<T>([](auto rows_of) { return rows_of.softmax_slices; }),
+        scale,
+        {x.data, p.data, starts},
+        rows,
+        unit};
     exec(detail::units_of(rows, unit), pieces);
 }
 

@@ -223,6 +223,62 @@ void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale,
     columns_to_rows<V>(rows, x);
 }
 
+// The logarithms of rows of small logits, whose exponentials do not wait for max: log1p(T) of each row by itself, all else in
+// lanes. False: some logit is not small.
+template <class V, class Rows>
+struct log_lanes {
+    const Rows& rows;
+    const exp_scale<typename V::scalar>& scale;
+    typename V::vec x[V::most_in_lanes];
+    typename V::scalar max[V::lanes];
+    typename V::wide log1p_tail[V::lanes];
+
+    SMX_INLINE log_lanes(const Rows& rows_, const exp_scale<typename V::scalar>& scale_) : rows(rows_), scale(scale_) {}
+    SMX_INLINE bool has_found_tails()
+    {
+        rows_to_columns<V>(rows, x);
+        const std::size_t n = rows.n;
+        typename V::extent extent(x[0]);
+        for (std::size_t j = 1; j < n; ++j)
+            extent.add(x[j]);
+        if (!extent.is_small(scale))
+            return false;
+        const typename V::shift shift = V::loose_shift_of(true, extent.max, scale);
+        typename V::vec once[V::most_in_lanes], ties = V::zero();
+        for (std::size_t j = 0; j < n; ++j) {
+            const typename V::some largest = V::equals(V::every(), x[j], extent.max);
+            ties = ties + V::select(largest, V::one(), V::zero());
+            once[j] = V::without_largest(largest, V::exp_term(x[j], shift));
+        }
+        typename V::scalar count[V::lanes];
+        typename V::wide below[V::lanes];
+        V::store_lanes(below, n <= V::lanes ? lane_tree<V>(once, n, V::zero()) : V::held_lanes(V::zero(), once, n));
+        V::store(max, V::every(), extent.max);
+        V::store(count, V::every(), ties);
+        for (std::size_t r = 0; r < V::lanes; ++r) {
+            const typename V::wide tail = below[r] * V::inverse_of_largest(true, V::broadcast(max + r), scale);
+            log1p_tail[r] = V::log1p(V::with_ties(tail, static_cast<std::size_t>(count[r])));
+        }
+        return true;
+    }
+    SMX_INLINE void store_log_probs()
+    {
+        typename V::scalar rounded[V::lanes];
+        for (std::size_t r = 0; r < V::lanes; ++r)
+            V::store_first(rounded + r, V::narrow(log1p_tail[r]));
+        const typename V::differences differences = V::differences_from(V::load(max, V::every(), V::zero()), scale);
+        const typename V::vec tail = V::load(rounded, V::every(), V::zero());
+        for (std::size_t j = 0; j < rows.n; ++j)
+            x[j] = V::log_prob(x[j], differences, tail);
+        columns_to_rows<V>(rows, x);
+    }
+    SMX_INLINE void store_logs(typename V::scalar* out) const
+    {
+        for (std::size_t r = 0; r < V::lanes; ++r)
+            V::store_first(out + r, V::plus(V::broadcast(max + r), log1p_tail[r]));
+    }
+};
+
 // J v of eight rows of doubles of a matrix, of at most one step each; every step of product_in_step for all of them before
 // the next
 template <class V>
@@ -332,15 +388,6 @@ void slices_log_softmax(const row_slice<typename V::scalar>* slices, std::size_t
     }
 }
 
-template <class V>
-void slices_logsumexp(const row_slice<typename V::scalar>* slices, std::size_t count)
-{
-    for (std::size_t r = 0; r < count; ++r) {
-        fetch_next<V>(slices, r, count);
-        row_logsumexp<V>(slices[r].in, slices[r].n, slices[r].out);
-    }
-}
-
 // ---- matrices, without a mask or with one for all rows --------------------------------------------------------------
 
 template <class V>
@@ -357,6 +404,54 @@ void matrix_softmax(const typename V::scalar* in, typename V::scalar* out, std::
         if (fetches && r + 1 < rows)
             fetch_row<V>(in + (r + 1) * stride, n);
         row_softmax<V>(in + r * stride, out + r * stride, n, scale, mask);
+    }
+}
+
+template <class V>
+void matrix_log_softmax(const typename V::scalar* in, typename V::scalar* out, std::size_t rows, std::size_t n,
+                        std::size_t stride, const exp_scale<typename V::scalar>& scale, const bool* mask)
+{
+    std::size_t r = 0;
+    if constexpr (V::is_doubled)
+        if (n - 1 < V::most_in_lanes && mask == nullptr)
+            for (; rows - r >= V::lanes; r += V::lanes) {
+                const matrix_rows<V> block(in + r * stride, out + r * stride, n, stride);
+                log_lanes<V, matrix_rows<V>> lanes(block, scale);
+                if (lanes.has_found_tails())
+                    lanes.store_log_probs();
+                else
+                    for (std::size_t k = 0; k < V::lanes; ++k)
+                        row_log_softmax<V>(block.in(k), block.out(k), n, scale, nullptr);
+            }
+    const bool fetches = V::fetches_next(n, (rows - r) * stride);
+    for (; r < rows; ++r) {
+        if (fetches && r + 1 < rows)
+            fetch_row<V>(in + (r + 1) * stride, n);
+        row_log_softmax<V>(in + r * stride, out + r * stride, n, scale, mask);
+    }
+}
+
+template <class V>
+void matrix_logsumexp(const typename V::scalar* in, typename V::scalar* out, std::size_t rows, std::size_t n,
+                      std::size_t stride)
+{
+    std::size_t r = 0;
+    if constexpr (V::is_doubled)
+        if (n - 1 < V::most_in_lanes)
+            for (; rows - r >= V::lanes; r += V::lanes) {
+                const matrix_rows<V> block(in + r * stride, nullptr, n, stride);
+                log_lanes<V, matrix_rows<V>> lanes(block, V::unit_scale());
+                if (lanes.has_found_tails())
+                    lanes.store_logs(out + r);
+                else
+                    for (std::size_t k = 0; k < V::lanes; ++k)
+                        row_logsumexp<V>(block.in(k), n, out + r + k);
+            }
+    const bool fetches = V::fetches_next(n, (rows - r) * stride);
+    for (; r < rows; ++r) {
+        if (fetches && r + 1 < rows)
+            fetch_row<V>(in + (r + 1) * stride, n);
+        row_logsumexp<V>(in + r * stride, n, out + r);
     }
 }
 

@@ -583,6 +583,14 @@ struct rows<P, float> : term_rows<P, float> {
         return {a.lower + b.lower, a.upper + b.upper};
     }
     static SMX_INLINE const lane_wide& lane_total(const lane_wide& a) { return a; }
+    static SMX_INLINE void store_lanes(real (&x)[P::lanes], const lane_wide& a)
+    {
+        double lane[P::lanes];
+        P::wide_lanes::store(lane, P::wide_lanes::every(), a.lower);
+        P::wide_lanes::store(lane + P::lanes / 2, P::wide_lanes::every(), a.upper);
+        for (std::size_t r = 0; r < P::lanes; ++r)
+            x[r] = {lane[r]};
+    }
     static SMX_INLINE lane_wide lane_zero() { return {P::set_half(0), P::set_half(0)}; }
     static SMX_INLINE lane_wide lane_add(const lane_wide& sum, const vec& x) { return lane_plus(sum, lane_widen(x)); }
     // the sum of a row of two steps or more, n entries x, as held_sum has it
@@ -623,7 +631,11 @@ struct rows<P, float> : term_rows<P, float> {
     }
     static SMX_INLINE vec log_prob(const vec& x, const differences& s, real log1p_tail)
     {
-        return P::fms(P::fms(x, s.unit, s.max_in_units), s.inverse, narrow(log1p_tail));
+        return log_prob(x, s, narrow(log1p_tail));
+    }
+    static SMX_INLINE vec log_prob(const vec& x, const differences& s, const vec& log1p_tail) // a tail in each lane
+    {
+        return P::fms(P::fms(x, s.unit, s.max_in_units), s.inverse, log1p_tail);
     }
     static SMX_INLINE vec plus(const vec& a, real b) { return narrow(lane(a) + b); }
     static SMX_INLINE real less_fraction(real log, const vec& fraction) // log - fraction log 2
