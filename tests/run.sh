@@ -40,11 +40,11 @@ leg_plain()
   run -LE slow
 }
 
-# The programs of `plain`, which read SMX_NIGHTLY and then try many more rows.
+# The programs of `plain`, which read SMX_NIGHTLY and then try many more rows; with -O3, which warns of more.
 leg_long()
 {
   need_for_tests
-  build_plain -D SMX_TEST_SLOW=ON
+  build long -D CMAKE_BUILD_TYPE=Release -D SMX_TEST_SLOW=ON
   SMX_NIGHTLY=1 run -LE consumer
 }
 

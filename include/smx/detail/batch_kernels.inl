@@ -186,6 +186,8 @@ SMX_INLINE typename V::lane_wide lane_tree(const typename V::vec* x, std::size_t
         if (j + n >= 2 * half)
             sums[j] = V::lane_plus(sums[j], V::lane_term(start, x[j + n - half]));
     }
+    for (std::size_t j = count; j < half; ++j) // never added, but GCC 12 does not see that at -O3
+        sums[j] = V::lane_zero();
     for (std::size_t quarter = half / 2; quarter > 0; quarter /= 2)
         if (quarter < count) {
             for (std::size_t j = quarter; j < count; ++j)
