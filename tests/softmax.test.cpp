@@ -8,12 +8,14 @@
 #include "rows.hpp"
 
 #include <algorithm>
+#include <cfenv>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <random>
 #include <span>
 #include <string>
 #include <vector>
@@ -619,9 +621,10 @@ TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: a row read in blocks is wit
         };
         if (kind == 1) // the sum of what came before is next to nothing, twice
             x[n - 1] = x[n / 2] = T(60);
-        else if (kind == 2) // a block of which nothing counts
+        else if (kind == 2) { // blocks of which nothing counts; the last is no whole one
             fill(4096, 4096, T(-400));
-        else if (kind == 3)
+            fill(n - 77, 77, std::is_same_v<T, float> ? T(-222) : T(-355)); // e^0 would there be a signalling NaN
+        } else if (kind == 3)
             fill(3 * 4096 + 5, 3000, -infinity);
         else if (kind == 4) // blocks of which no exponential is known: read as all other rows are
             fill(8192, 4096, -infinity);
@@ -637,8 +640,10 @@ TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: a row read in blocks is wit
             CAPTURE(by.name(), kind);
             row<T> p(n + 3), y(n);
             const std::span<T> probs = std::span<T>(p).subspan(3); // not at the start of a cache line
+            std::feclearexcept(FE_ALL_EXCEPT);
             by.softmax(x, probs);
             by.log_softmax(x, y);
+            REQUIRE(std::fetestexcept(FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW) == 0);
             double worst = 0, worst_log = 0;
             for (std::size_t i = 0; i < n; i += i < 20000 || i + 9000 > n || i / 64 == n / 128 ? 1u : 97u) {
                 const long double d = static_cast<long double>(x[i]) - exact.max;
@@ -672,6 +677,44 @@ TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: a row read in blocks is wit
                     REQUIRE(bits::is_nan(probs[i]));
                 x[n / 3] = normal[n / 3];
             }
+        }
+    }
+}
+
+// One entry holds nearly all of the sum, and its exponential is rounded the other way than that of entry 1.
+template <class T>
+struct one_heavy_entry {
+    T first, second, least;
+    unsigned seed;
+};
+template <class T>
+std::vector<one_heavy_entry<T>> heavy_entries()
+{
+    if constexpr (std::is_same_v<T, float>)
+        return {{0x1.640232p-1f, -0x1.e7eb6cp+3f, 12, 271}, {0x1.79d544p-11f, -0x1.791068p+4f, 12, 89}};
+    else
+        return {{0x1.6c68e99d16102p-1, -0x1.d1b2a5cbb627ap+5, 31, 883},
+                {0x1.2a96f6b49f7c9p-6, -0x1.25ce799ea86bap+5, 31, 6}};
+}
+
+TEMPLATE_TEST_CASE("softmax: a row read in blocks in which one entry holds nearly all of the sum", "[softmax][long]",
+                   float, double)
+{
+    using T = TestType;
+    for (const one_heavy_entry<T>& each : heavy_entries<T>()) {
+        std::mt19937 random(each.seed);
+        row<T> x(8200), p(x.size());
+        for (T& logit : x)
+            logit = static_cast<T>(static_cast<double>(-each.least) -
+                                   static_cast<double>(each.least) * (static_cast<double>(random()) * 0x1p-32));
+        x[0] = each.first;
+        x[1] = each.second;
+        const long_row exact = sum_of_long_row(x);
+        const long double prob = std::exp(static_cast<long double>(x[1]) - exact.max) / exact.sum;
+        for (const leaf<T>& by : leaves<T>()) {
+            CAPTURE(by.name(), each.seed);
+            by.softmax(x, p);
+            CHECK(metric::softmax<T>(p[1], static_cast<oracle::wide<T>>(prob)) <= bound);
         }
     }
 }

@@ -728,6 +728,18 @@ SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, ty
         normalise(whole, V::first(n - whole));
 }
 
+// The sum of terms of which the largest is not 1, and has an error of its own: each by itself.
+template <class V>
+struct block_sum : V::term_sum {
+    SMX_INLINE block_sum() : V::term_sum() {}
+    SMX_INLINE void add(const typename V::vec& x) { V::term_sum::add(x); }
+    SMX_INLINE void add(const typename V::vec& a, const typename V::vec& b)
+    {
+        V::term_sum::add(a);
+        V::term_sum::add(b);
+    }
+};
+
 // A row that no near cache holds, read once for its sum: in blocks, each less a whole number N of its own in the exponents.
 // What is read next is fetched, since it would not come in time.
 template <class V>
@@ -786,6 +798,7 @@ struct blocks_sum {
         shift.clamp_if_needed(extent);
         return shift;
     }
+    template <class Sum>
     SMX_INLINE bool is_known() // false: a max is far from 0
     {
         for (std::size_t from = 0; from < n; from += block) {
@@ -794,7 +807,8 @@ struct blocks_sum {
                 return false;
             seen.add(extent);
             const typename V::shift shift = shift_from(extent);
-            whole_pass<V, every_entry<V>> pass(logits + from, every_entry<V>{}, shift, V::broadcast(logits + from));
+            whole_pass<V, every_entry<V>, Sum> pass(logits + from, every_entry<V>{}, shift,
+                                                    V::broadcast(logits + from));
             add_block(from, V::whole_of(extent.max, scale), pass);
         }
         return true;
@@ -853,7 +867,8 @@ struct stored_softmax : blocks_sum<V> {
         if (V::is_far(extent.max, scale))
             return false;
         const typename V::shift shift = base::shift_from(extent);
-        exp_pass<V, every_entry<V>> pass(this->logits + from, probs + from, every_entry<V>{}, shift, V::zero());
+        exp_pass<V, every_entry<V>, block_sum<V>> pass(this->logits + from, probs + from, every_entry<V>{}, shift,
+                                                       V::broadcast(this->logits + from));
         const typename V::vec block_whole = V::whole_of(extent.max, scale);
         base::add_block(from, block_whole, pass);
         wholes[from / block] = V::lane0(block_whole);
@@ -938,7 +953,7 @@ struct streamed_softmax : blocks_sum<V> {
     }
     SMX_INLINE bool is_done()
     {
-        if (!this->is_known())
+        if (!this->template is_known<block_sum<V>>())
             return false;
         store();
         return true;
@@ -1153,7 +1168,7 @@ SMX_INLINE constexpr void log_softmax_of(const typename V::scalar* logits, typen
     if constexpr (V::lanes > 1 && !Entries::is_rare)
         if (n > V::near_length) {
             blocks_sum<V> blocks(logits, n, scale);
-            if (blocks.is_known() && blocks.has_log())
+            if (blocks.template is_known<typename V::term_sum>() && blocks.has_log())
                 return store_log_probs<V>(logits, log_probs, n, V::differences_from(blocks.seen.max, scale), entries,
                                           blocks.log(), first);
         }
@@ -1226,7 +1241,7 @@ SMX_APART constexpr void logsumexp_of(const typename V::scalar* logits, std::siz
     if constexpr (V::lanes > 1)
         if (n > V::near_length) {
             blocks_sum<V> blocks(logits, n, V::unit_scale());
-            if (blocks.is_known() && blocks.has_log())
+            if (blocks.template is_known<typename V::term_sum>() && blocks.has_log())
                 return V::store_first(out, V::plus(blocks.seen.max, blocks.log()));
         }
     const exp_scale<typename V::scalar>& scale = V::unit_scale();
