@@ -413,6 +413,7 @@ struct term_rows : P, wide_arithmetic<T> {
     }
     static SMX_INLINE some tiny(const vec& a) { return P::less_than(P::abs(a), P::set1(numbers::tiny)); }
     static SMX_INLINE bool is_tiny(const vec& a) { return P::count(tiny(a)) != 0; }
+    static SMX_INLINE vec alone(const vec& a) { return P::in_register(a); }
     static SMX_INLINE vec where_tiny(const vec& a, const vec& if_tiny, const vec& otherwise)
     {
         return P::select(tiny(a), if_tiny, otherwise);

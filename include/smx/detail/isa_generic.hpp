@@ -230,6 +230,7 @@ struct one_lane {
     static SMX_INLINE constexpr vec down() { return one(); }
     static SMX_INLINE constexpr bool is_tiny(const vec&) { return false; }
     static SMX_INLINE constexpr vec where_tiny(const vec&, const vec&, const vec& otherwise) { return otherwise; }
+    static SMX_INLINE constexpr const vec& alone(const vec& a) { return a; }
     static SMX_INLINE constexpr vec scaled_product(const vec& a, const vec& b) { return a * b; }
 
     // What the losses need.
@@ -540,6 +541,7 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     static SMX_INLINE constexpr real up() { return power_of_two(bias); }
     static SMX_INLINE constexpr real down() { return power_of_two(-bias); }
     static SMX_INLINE constexpr bool is_tiny(real a) { return abs(a) < real{0x1p-900}; }
+    static SMX_INLINE constexpr real alone(real a) { return apart(a); }
     static SMX_INLINE constexpr real where_tiny(real a, real tiny, real otherwise)
     {
         return is_tiny(a) ? tiny : otherwise;

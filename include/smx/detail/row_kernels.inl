@@ -1280,12 +1280,12 @@ struct tangent_row {
     {
         return V::load(v + i, inside, origin) - origin;
     }
+    // 2^bias t where t is tiny, else 0; Clang would choose between products, of which one may overflow
     template <class Inside>
-    SMX_INLINE constexpr typename V::vec scaled_at(std::size_t i,
-                                                   Inside inside) const // 2^bias t where t is tiny, else 0
+    SMX_INLINE constexpr typename V::vec scaled_at(std::size_t i, Inside inside) const
     {
         const typename V::vec t = at(i, inside);
-        return V::where_tiny(V::abs(t), t, V::zero()) * V::up();
+        return V::alone(V::where_tiny(V::abs(t), t, V::zero())) * V::up();
     }
     SMX_INLINE constexpr typename V::vec unscaled(const typename V::vec& product) const { return product; }
 };
@@ -2381,16 +2381,15 @@ template <class V>
 struct centring {
     const typename V::scalar* p;
     tangent_row<V> tangent;
-    bool scaled;           // times 2^bias
-    typename V::wide mean; // <p, x - origin> / s
+    typename V::vec unit, inverse_unit; // 2^bias where scaled, else 1
+    typename V::wide mean;              // <p, x - origin> / s
 
     template <class Inside>
     SMX_INLINE constexpr typename V::vec of(std::size_t i, Inside inside) const
     {
         const typename V::vec t = V::where_nonzero(V::load(p + i, inside, V::zero()), tangent.at(i, inside));
-        return V::less(scaled ? t * V::up() : t, mean);
+        return V::less(t * unit, mean);
     }
-    SMX_INLINE constexpr typename V::vec inverse_unit() const { return scaled ? V::down() : V::one(); }
 };
 
 template <class V>
@@ -2401,8 +2400,8 @@ constexpr centring<V> centring_of(const typename V::scalar* x, const typename V:
     const centred_tangent<V, tangent_row<V>> row = centre_row<V, false>(p, n, tangent);
     const typename V::wide mass = V::is_zero(row.mass.sum) ? V::wide_count(1) : row.mass.sum; // no probability, no mean
     if (!V::is_tiny(V::narrow(row.dot)) || !all_tiny<V, false>(p, n, tangent))
-        return {p, tangent, false, V::quotient(row.dot, mass)};
-    return {p, tangent, true, V::quotient(scaled_dot<V>(p, n, tangent), mass)};
+        return {p, tangent, V::one(), V::one(), V::quotient(row.dot, mass)};
+    return {p, tangent, V::up(), V::down(), V::quotient(scaled_dot<V>(p, n, tangent), mass)};
 }
 
 // u~ o v~
@@ -2419,11 +2418,11 @@ struct curvature_row {
     SMX_INLINE constexpr typename V::vec scaled_at(std::size_t i, Inside inside) const // the smaller factor grows
     {
         const typename V::vec a = u.of(i, inside), b = v.of(i, inside);
-        return V::scaled_product(V::where_tiny(V::abs(a * b), a, V::zero()), b);
+        return V::scaled_product(V::alone(V::where_tiny(V::abs(a * b), a, V::zero())), b);
     }
     SMX_INLINE constexpr typename V::vec unscaled(const typename V::vec& product) const
     {
-        return product * u.inverse_unit() * v.inverse_unit();
+        return product * u.inverse_unit * v.inverse_unit;
     }
 };
 
@@ -2457,8 +2456,9 @@ struct doubled_hvp : doubled_row<V, k...> {
     {
         const typename D::two_sums sums = D::lane_sums(base::sum_of(once), weighted_sum(u));
         const double mass = sums.both[0];
-        const vec mean_u = D::set1(sums.both[1] / mass), mean_v = D::set1(D::lane_sum(weighted_sum(v)) / mass);
-        const vec curvature[] = {(u[k] - mean_u) * (v[k] - mean_v)...};
+        const real mean_u = apart(real{sums.both[1]} / real{mass});
+        const real mean_v = apart(real{D::lane_sum(weighted_sum(v))} / real{mass});
+        const vec curvature[] = {(u[k] - D::set1(mean_u.value)) * (v[k] - D::set1(mean_v.value))...};
         const vec s = D::set1(mass), dot = D::set1(D::lane_sum(weighted_sum(curvature)));
         (base::template store<k>(out, D::where_nonzero(prob[k], prob[k] * D::fms(s, curvature[k], dot))), ...);
     }
