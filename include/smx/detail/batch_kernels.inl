@@ -227,15 +227,18 @@ void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale,
 
 // The logarithms of rows of small logits, whose exponentials do not wait for max: log1p(T) of each row by itself, all else in
 // lanes. False: some logit is not small.
-template <class V, class Rows>
+template <class V>
 struct log_lanes {
-    const Rows& rows;
+    const matrix_rows<V>& rows;
     const exp_scale<typename V::scalar>& scale;
     typename V::vec x[V::most_in_lanes];
     typename V::scalar max[V::lanes];
     typename V::wide log1p_tail[V::lanes];
 
-    SMX_INLINE log_lanes(const Rows& rows_, const exp_scale<typename V::scalar>& scale_) : rows(rows_), scale(scale_) {}
+    SMX_INLINE log_lanes(const matrix_rows<V>& rows_, const exp_scale<typename V::scalar>& scale_)
+        : rows(rows_), scale(scale_)
+    {
+    }
     SMX_INLINE bool has_found_tails()
     {
         rows_to_columns<V>(rows, x);
@@ -354,6 +357,14 @@ SMX_INLINE void fetch_next(const row_slice<typename V::scalar>* slices, std::siz
         fetch_row<V>(slices[r + 1].in, slices[r + 1].n);
 }
 
+template <class V> // the same of a matrix
+SMX_INLINE void fetch_next(const typename V::scalar* in, std::size_t r, std::size_t rows, std::size_t n,
+                           std::size_t stride)
+{
+    if (r + 1 < rows && V::fetches_next(n, rows * stride))
+        fetch_row<V>(in + (r + 1) * stride, n);
+}
+
 template <class V>
 void slices_softmax(const row_slice<typename V::scalar>* slices, std::size_t count,
                     const exp_scale<typename V::scalar>& scale)
@@ -401,10 +412,8 @@ void matrix_softmax(const typename V::scalar* in, typename V::scalar* out, std::
         if (n <= V::most_in_lanes && (mask == nullptr || first_unmasked(mask, n) != n))
             for (; rows - r >= V::lanes; r += V::lanes)
                 softmax_lanes<V>(matrix_rows<V>(in + r * stride, out + r * stride, n, stride), scale, mask);
-    const bool fetches = V::fetches_next(n, (rows - r) * stride);
     for (; r < rows; ++r) {
-        if (fetches && r + 1 < rows)
-            fetch_row<V>(in + (r + 1) * stride, n);
+        fetch_next<V>(in, r, rows, n, stride);
         row_softmax<V>(in + r * stride, out + r * stride, n, scale, mask);
     }
 }
@@ -418,17 +427,15 @@ void matrix_log_softmax(const typename V::scalar* in, typename V::scalar* out, s
         if (n - 1 < V::most_in_lanes && mask == nullptr)
             for (; rows - r >= V::lanes; r += V::lanes) {
                 const matrix_rows<V> block(in + r * stride, out + r * stride, n, stride);
-                log_lanes<V, matrix_rows<V>> lanes(block, scale);
+                log_lanes<V> lanes(block, scale);
                 if (lanes.has_found_tails())
                     lanes.store_log_probs();
                 else
                     for (std::size_t k = 0; k < V::lanes; ++k)
                         row_log_softmax<V>(block.in(k), block.out(k), n, scale, nullptr);
             }
-    const bool fetches = V::fetches_next(n, (rows - r) * stride);
     for (; r < rows; ++r) {
-        if (fetches && r + 1 < rows)
-            fetch_row<V>(in + (r + 1) * stride, n);
+        fetch_next<V>(in, r, rows, n, stride);
         row_log_softmax<V>(in + r * stride, out + r * stride, n, scale, mask);
     }
 }
@@ -442,17 +449,15 @@ void matrix_logsumexp(const typename V::scalar* in, typename V::scalar* out, std
         if (n - 1 < V::most_in_lanes)
             for (; rows - r >= V::lanes; r += V::lanes) {
                 const matrix_rows<V> block(in + r * stride, nullptr, n, stride);
-                log_lanes<V, matrix_rows<V>> lanes(block, V::unit_scale());
+                log_lanes<V> lanes(block, V::unit_scale());
                 if (lanes.has_found_tails())
                     lanes.store_logs(out + r);
                 else
                     for (std::size_t k = 0; k < V::lanes; ++k)
                         row_logsumexp<V>(block.in(k), n, out + r + k);
             }
-    const bool fetches = V::fetches_next(n, (rows - r) * stride);
     for (; r < rows; ++r) {
-        if (fetches && r + 1 < rows)
-            fetch_row<V>(in + (r + 1) * stride, n);
+        fetch_next<V>(in, r, rows, n, stride);
         row_logsumexp<V>(in + r * stride, n, out + r);
     }
 }

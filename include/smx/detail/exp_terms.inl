@@ -375,16 +375,18 @@ struct term_rows : P, wide_arithmetic<T> {
         SMX_INLINE vec upper() const { return hi - start; }
     };
 
-    // a sum of terms of which the largest is not 1: each by itself
-    struct single_sum : P::sum {
-        SMX_INLINE single_sum() : P::sum() {}
-        SMX_INLINE void add(const vec& x) { P::sum::add(x); }
+    // A sum of terms of which the largest is not 1, and has an error of its own: each by itself.
+    template <class Sum>
+    struct one_by_one : Sum {
+        SMX_INLINE one_by_one() : Sum() {}
+        SMX_INLINE void add(const vec& x) { Sum::add(x); }
         SMX_INLINE void add(const vec& a, const vec& b)
         {
-            P::sum::add(a);
-            P::sum::add(b);
+            Sum::add(a);
+            Sum::add(b);
         }
     };
+    using single_sum = one_by_one<typename P::sum>;
     // A sum whose terms may be added in fours before they meet it: one more rounding.
     struct rough_sum : P::sum {
         SMX_INLINE rough_sum() : P::sum() {}

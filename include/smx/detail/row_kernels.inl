@@ -712,6 +712,17 @@ struct store_softmax {
     }
 };
 
+template <class V, class Entries> // in whole steps, and the partial one from its register
+SMX_INLINE constexpr void scale_row(std::size_t n, scale_pass<V, Entries>& pass)
+{
+    if (V::lanes == 1 || V::is_rare || n < V::lanes)
+        return walk<V>(n, pass);
+    const std::size_t whole = n - n % V::lanes;
+    store_lines<V>(whole, pass.p, pass);
+    if (whole < n)
+        pass(whole, V::first(n - whole));
+}
+
 template <class V, class Sum = typename V::term_sum, class Entries>
 SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
                                             const typename V::shift& shift, Entries entries,
@@ -720,31 +731,15 @@ SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, ty
     exp_pass<V, Entries, Sum> exponentials(logits, probs, entries, shift, first);
     walk<V>(n, exponentials);
     scale_pass<V, Entries> normalise(probs, entries, V::inverse(exponentials.sum.total()), exponentials.tail);
-    if (V::lanes == 1 || V::is_rare || n < V::lanes)
-        return walk<V>(n, normalise);
-    const std::size_t whole = n - n % V::lanes;
-    store_lines<V>(whole, probs, normalise);
-    if (whole < n)
-        normalise(whole, V::first(n - whole));
+    scale_row(n, normalise);
 }
-
-// The sum of terms of which the largest is not 1, and has an error of its own: each by itself.
-template <class V>
-struct block_sum : V::term_sum {
-    SMX_INLINE block_sum() : V::term_sum() {}
-    SMX_INLINE void add(const typename V::vec& x) { V::term_sum::add(x); }
-    SMX_INLINE void add(const typename V::vec& a, const typename V::vec& b)
-    {
-        V::term_sum::add(a);
-        V::term_sum::add(b);
-    }
-};
 
 // A row that no near cache holds, read once for its sum: in blocks, each less a whole number N of its own in the exponents.
 // What is read next is fetched, since it would not come in time.
 template <class V>
 struct blocks_sum {
     static constexpr std::size_t block = 4096, ahead = 1024;
+    using terms_sum = typename V::template one_by_one<typename V::term_sum>; // of what is stored
     const typename V::scalar* logits;
     std::size_t n;
     const exp_scale<typename V::scalar>& scale;
@@ -867,8 +862,8 @@ struct stored_softmax : blocks_sum<V> {
         if (V::is_far(extent.max, scale))
             return false;
         const typename V::shift shift = base::shift_from(extent);
-        exp_pass<V, every_entry<V>, block_sum<V>> pass(this->logits + from, probs + from, every_entry<V>{}, shift,
-                                                       V::broadcast(this->logits + from));
+        exp_pass<V, every_entry<V>, typename base::terms_sum> pass(this->logits + from, probs + from, every_entry<V>{},
+                                                                   shift, V::broadcast(this->logits + from));
         const typename V::vec block_whole = V::whole_of(extent.max, scale);
         base::add_block(from, block_whole, pass);
         wholes[from / block] = V::lane0(block_whole);
@@ -887,12 +882,8 @@ struct stored_softmax : blocks_sum<V> {
             return walk<V, true>(count, pass);
         }
         const typename V::vec tail = V::load(p + count - part, V::first(part), V::zero());
-        const scale_pass<V, every_entry<V>> pass(p, every_entry<V>{}, V::inverse(V::times_power(this->sum, below)),
-                                                 tail);
-        if (count >= V::lanes)
-            store_lines<V>(count - part, p, pass);
-        if (part != 0)
-            pass(count - part, V::first(part));
+        scale_pass<V, every_entry<V>> pass(p, every_entry<V>{}, V::inverse(V::times_power(this->sum, below)), tail);
+        scale_row(count, pass);
     }
     SMX_INLINE bool is_done()
     {
@@ -953,7 +944,7 @@ struct streamed_softmax : blocks_sum<V> {
     }
     SMX_INLINE bool is_done()
     {
-        if (!this->template is_known<block_sum<V>>())
+        if (!this->template is_known<typename streamed_softmax::terms_sum>())
             return false;
         store();
         return true;
@@ -1707,27 +1698,28 @@ struct doubled_log_vjp : doubled_row<V, k...> {
     }
 };
 
-template <class Row, class T>
-SMX_INLINE void doubled_rows_of(const T* p, const T* v, T* out, std::size_t rows, std::size_t n, std::size_t stride)
+template <class Row, class T, class... More>
+SMX_INLINE void doubled_rows_of(const T* p, const T* v, T* out, std::size_t rows, std::size_t n, std::size_t stride,
+                                More... more)
 {
     for (std::size_t r = 0; r < rows; ++r)
-        Row(p + r * stride, v + r * stride, n).store(out + r * stride);
+        Row(p + r * stride, v + r * stride, n, more...).store(out + r * stride);
 }
 
-// rows of at most V::most_doubled entries
-template <class V, template <class, std::size_t...> class Row>
+// rows of at most V::most_doubled entries; more: what else a row takes
+template <class V, template <class, std::size_t...> class Row, class... More>
 SMX_INLINE void doubled_rows(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
-                             std::size_t rows, std::size_t n, std::size_t stride)
+                             std::size_t rows, std::size_t n, std::size_t stride, More... more)
 {
     constexpr std::size_t m = V::wide_lanes::lanes;
     if (n <= m)
-        doubled_rows_of<Row<V, 0>>(p, v, out, rows, n, stride);
+        doubled_rows_of<Row<V, 0>>(p, v, out, rows, n, stride, more...);
     else if (n <= 2 * m)
-        doubled_rows_of<Row<V, 0, 1>>(p, v, out, rows, n, stride);
+        doubled_rows_of<Row<V, 0, 1>>(p, v, out, rows, n, stride, more...);
     else if (n <= 3 * m)
-        doubled_rows_of<Row<V, 0, 1, 2>>(p, v, out, rows, n, stride);
+        doubled_rows_of<Row<V, 0, 1, 2>>(p, v, out, rows, n, stride, more...);
     else
-        doubled_rows_of<Row<V, 0, 1, 2, 3>>(p, v, out, rows, n, stride);
+        doubled_rows_of<Row<V, 0, 1, 2, 3>>(p, v, out, rows, n, stride, more...);
 }
 
 // p_i (s t_i - <p, t>), 0 where p_i = 0; for log_softmax s t_i - <p, t>. A row of one step in which s is 1 but for rounding
@@ -2442,8 +2434,8 @@ struct doubled_hvp : doubled_row<V, k...> {
         const vec at_origin = D::set1(static_cast<double>(x[origin]));
         return D::where_nonzero(prob[i], D::in_register(base::template load<i>(x))) - at_origin;
     }
-    SMX_INLINE doubled_hvp(const typename V::scalar* p, const typename V::scalar* u_, const typename V::scalar* v_,
-                           std::size_t n_, std::size_t origin)
+    SMX_INLINE doubled_hvp(const typename V::scalar* p, const typename V::scalar* v_, std::size_t n_,
+                           const typename V::scalar* u_, std::size_t origin)
         : base(p, n_), u{difference<k>(u_, origin)...}, v{difference<k>(v_, origin)...}
     {
     }
@@ -2465,26 +2457,12 @@ struct doubled_hvp : doubled_row<V, k...> {
 };
 
 template <class V>
-SMX_INLINE bool is_doubled_hvp(const typename V::scalar* p, const typename V::scalar* u, const typename V::scalar* v,
-                               typename V::scalar* out, std::size_t n)
+constexpr std::size_t first_nonzero(const typename V::scalar* p, std::size_t n)
 {
-    constexpr std::size_t m = V::wide_lanes::lanes;
-    if (n > V::most_doubled)
-        return false;
-    std::size_t origin = 0;
-    while (origin < n && p[origin] == 0)
-        ++origin;
-    if (origin == n)
-        return false;
-    if (n <= m)
-        doubled_hvp<V, 0>(p, u, v, n, origin).store(out);
-    else if (n <= 2 * m)
-        doubled_hvp<V, 0, 1>(p, u, v, n, origin).store(out);
-    else if (n <= 3 * m)
-        doubled_hvp<V, 0, 1, 2>(p, u, v, n, origin).store(out);
-    else
-        doubled_hvp<V, 0, 1, 2, 3>(p, u, v, n, origin).store(out);
-    return true;
+    std::size_t i = 0;
+    while (i < n && p[i] == 0)
+        ++i;
+    return i;
 }
 
 // J (u~ o v~)
@@ -2495,8 +2473,9 @@ constexpr void row_softmax_hvp(const typename V::scalar* probs, const typename V
     if (n == 0)
         return;
     if constexpr (V::is_doubled)
-        if (is_doubled_hvp<V>(probs, cotangent, tangent, out, n))
-            return;
+        if (n <= V::most_doubled)
+            if (const std::size_t origin = first_nonzero<V>(probs, n); origin < n)
+                return doubled_rows<V, doubled_hvp>(probs, tangent, out, 1, n, n, cotangent, origin);
     const std::size_t m = index_of<V>(probs, n, row_max<V>(probs, n, every_entry<V>{}, V::zero()));
     const curvature_row<V> curvature{centring_of<V>(cotangent, probs, n, m), centring_of<V>(tangent, probs, n, m)};
     product<V, false>(probs, out, n, centre_row<V, false>(probs, n, curvature));
