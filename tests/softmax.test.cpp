@@ -614,7 +614,7 @@ TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: a row read in blocks is wit
     row<T> normal(n);
     for (T& logit : normal)
         logit = rows::to<T>(5 * random.normal());
-    for (int kind = 0; kind < 7; ++kind) {
+    for (int kind = 0; kind < 9; ++kind) {
         row<T> x = normal;
         const auto fill = [&](std::size_t from, std::size_t count, T logit) {
             std::fill_n(x.begin() + static_cast<std::ptrdiff_t>(from), count, logit);
@@ -626,13 +626,17 @@ TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: a row read in blocks is wit
             fill(n - 77, 77, std::is_same_v<T, float> ? T(-222) : T(-355)); // e^0 would there be a signalling NaN
         } else if (kind == 3)
             fill(3 * 4096 + 5, 3000, -infinity);
-        else if (kind == 4) // blocks of which no exponential is known: read as all other rows are
+        else if (kind == 4) // blocks of which no exponential counts
             fill(8192, 4096, -infinity);
         else if (kind == 5)
             fill(12288, 4096, far);
         else if (kind == 6) // blocks far below the largest entry: probabilities down to the subnormal numbers and 0
             for (std::size_t i = 0; i < 5 * 4096; ++i)
                 x[i] -= static_cast<T>(i / 4096) * (std::is_same_v<T, float> ? T(25) : T(180));
+        else if (kind == 7) // read as all other rows are
+            fill(0, 4096, -infinity);
+        else if (kind == 8)
+            x[n / 2] = -far;
         const long_row exact = sum_of_long_row(x);
         const long double log_sum = std::log(exact.sum);
         row<T> first;

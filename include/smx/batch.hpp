@@ -111,7 +111,7 @@ struct segment_slices {
 // The body that an executor calls: 1024 slices at a time, on the stack.
 template <class T, class Slices>
 struct slice_pieces {
-    void (*slices_function)(const row_slice<T>*, std::size_t, const exp_scale<T>&);
+    void (*slices_function)(const row_slice<T>*, std::size_t, std::size_t, const exp_scale<T>&);
     const exp_scale<T>& scale;
     Slices slices;
     std::size_t rows, rows_of_unit;
@@ -125,12 +125,12 @@ struct slice_pieces {
         for (std::size_t r = first * rows_of_unit; r < end; ++r) {
             chunk[count++] = slices.at(r);
             if (count == most) {
-                slices_function(chunk, count, scale);
+                slices_function(chunk, count, rows, scale);
                 count = 0;
             }
         }
         if (count != 0)
-            slices_function(chunk, count, scale);
+            slices_function(chunk, count, rows, scale);
     }
 };
 

@@ -350,11 +350,27 @@ SMX_INLINE void fetch_row(const typename V::scalar* x, std::size_t n)
     for (std::size_t i = 0; i < n; i += 64 / sizeof(typename V::scalar))
         V::fetch(x + i);
 }
-template <class V> // a large batch comes in parts
-SMX_INLINE void fetch_next(const row_slice<typename V::scalar>* slices, std::size_t r, std::size_t count)
+template <class V> // all: the rows of the batch, which comes in parts
+SMX_INLINE void fetch_next(const row_slice<typename V::scalar>* slices, std::size_t r, std::size_t count,
+                           std::size_t all)
 {
-    if (r + 1 < count && V::fetches_next(slices[r + 1].n, slices[r + 1].n * count * 4))
+    if (r + 1 < count && V::fetches_next(slices[r + 1].n, slices[r + 1].n * all))
         fetch_row<V>(slices[r + 1].in, slices[r + 1].n);
+}
+// What waits for rows of its length is read and written out of order, here and there: fetched without a branch.
+template <class V>
+SMX_INLINE bool fetches_short(const row_slice<typename V::scalar>* slices, std::size_t count, std::size_t all)
+{
+    const auto size = static_cast<std::size_t>(slices[count - 1].in - slices[0].in);
+    return size / count <= V::most_in_lanes && V::fetches_short(size / count, size / count * all);
+}
+template <class V>
+SMX_INLINE void fetch_short(const row_slice<typename V::scalar>& slice)
+{
+    V::fetch(slice.in);
+    V::fetch(slice.in + slice.n / 2);
+    V::fetch(slice.out);
+    V::fetch(slice.out + slice.n / 2);
 }
 
 template <class V> // the same of a matrix
@@ -365,20 +381,24 @@ SMX_INLINE void fetch_next(const typename V::scalar* in, std::size_t r, std::siz
         fetch_row<V>(in + (r + 1) * stride, n);
 }
 
-template <class V>
-void slices_softmax(const row_slice<typename V::scalar>* slices, std::size_t count,
+template <class V> // count rows of a batch of `all`
+void slices_softmax(const row_slice<typename V::scalar>* slices, std::size_t count, std::size_t all,
                     const exp_scale<typename V::scalar>& scale)
 {
     if constexpr (V::lanes > 1) {
         equal_slices<V> of_length[V::most_in_lanes + 1];
-        for (std::size_t r = 0; r < count; ++r)
+        const bool fetches = fetches_short<V>(slices, count, all);
+        for (std::size_t r = 0; r < count; ++r) {
+            if (fetches && r + 16 < count)
+                fetch_short<V>(slices[r + 16]);
             if (slices[r].n > V::most_in_lanes || slices[r].mask != nullptr) {
-                fetch_next<V>(slices, r, count);
+                fetch_next<V>(slices, r, count, all);
                 row_softmax<V>(slices[r].in, slices[r].out, slices[r].n, scale, slices[r].mask);
             } else if (slices[r].n != 0 && of_length[slices[r].n].is_full_with(slices[r])) {
                 softmax_lanes<V>(of_length[slices[r].n], scale, nullptr);
                 of_length[slices[r].n].count = 0;
             }
+        }
         for (equal_slices<V>& rows : of_length)
             if (rows.count > V::lanes * 5 / 8) {
                 rows.repeat_first();
@@ -392,11 +412,11 @@ void slices_softmax(const row_slice<typename V::scalar>* slices, std::size_t cou
 }
 
 template <class V>
-void slices_log_softmax(const row_slice<typename V::scalar>* slices, std::size_t count,
+void slices_log_softmax(const row_slice<typename V::scalar>* slices, std::size_t count, std::size_t all,
                         const exp_scale<typename V::scalar>& scale)
 {
     for (std::size_t r = 0; r < count; ++r) {
-        fetch_next<V>(slices, r, count);
+        fetch_next<V>(slices, r, count, all);
         row_log_softmax<V>(slices[r].in, slices[r].out, slices[r].n, scale, slices[r].mask);
     }
 }

@@ -159,7 +159,7 @@ struct one_lane {
     static constexpr std::size_t lanes = 1;
     static constexpr bool is_rare = false, is_doubled = false;
     static constexpr std::size_t cached_length = std::numeric_limits<std::size_t>::max(), near_length = cached_length,
-                                 streamed_length = cached_length;
+                                 near_end = 0, streamed_length = cached_length;
 
     static SMX_INLINE constexpr all every() { return {}; }
     static SMX_INLINE constexpr some first(std::size_t count) { return count != 0; }

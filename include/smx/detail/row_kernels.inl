@@ -101,8 +101,8 @@ SMX_INLINE constexpr void store_lines_of(std::size_t first, std::size_t last, ty
     V::store(out + last - m, V::every(), tail);
 }
 
-// The same of a row, n >= lanes. One that no near cache holds from its end on, where the pass before was last; past the cache
-// in the order of memory.
+// The same of a row, n >= lanes. One that no near cache holds: its end first, where the pass before was last, block by block
+// back, then what lies far away in the order of memory, in which it is fetched ahead.
 template <class V, class Pass>
 SMX_INLINE constexpr void store_lines(std::size_t n, typename V::scalar* out, const Pass& pass)
 {
@@ -111,7 +111,7 @@ SMX_INLINE constexpr void store_lines(std::size_t n, typename V::scalar* out, co
         return store_lines_of<V, true>(0, n, out, pass);
     std::size_t last = n;
     if (n > V::near_length)
-        for (; last > 2 * block; last -= block)
+        for (; last > n - V::near_end; last -= block)
             store_lines_of<V, false>(last - block, last, out, pass);
     store_lines_of<V, false>(0, last, out, pass);
 }
@@ -734,22 +734,26 @@ SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, ty
     scale_row(n, normalise);
 }
 
-// A row that no near cache holds, read once for its sum: in blocks, each less a whole number N of its own in the exponents.
-// What is read next is fetched, since it would not come in time.
-template <class V>
+// A row that no near cache holds, read once for its sum: in blocks, each less a whole number N in the exponents, that of the
+// largest entry so far. What is read next is fetched, since it would not come in time.
+template <class V, std::size_t block>
 struct blocks_sum {
-    static constexpr std::size_t block = 4096, ahead = 1024;
-    using terms_sum = typename V::template one_by_one<typename V::term_sum>; // of what is stored
+    static constexpr std::size_t ahead = 1024;
+    using terms_sum = typename V::term_sum;
     const typename V::scalar* logits;
     std::size_t n;
     const exp_scale<typename V::scalar>& scale;
-    typename V::extent seen;
-    typename V::vec whole; // N of the largest entry
-    typename V::wide sum;
+    typename V::extent seen; // of the blocks so far
+    typename V::vec whole;   // N
+    typename V::shift shift;
+    terms_sum terms;         // since N rose
+    typename V::wide before; // the sum of those before
+    bool in_pairs;           // no term of this block is more than 1/16 of the sum before it
 
     SMX_INLINE blocks_sum(const typename V::scalar* logits_, std::size_t n_,
                           const exp_scale<typename V::scalar>& scale_)
-        : logits(logits_), n(n_), scale(scale_), seen(V::broadcast(logits_)), whole(V::zero()), sum()
+        : logits(logits_), n(n_), scale(scale_), seen(V::zero()), whole(V::zero()),
+          shift(V::loose_shift_of(false, V::zero(), scale_)), terms(), before(), in_pairs(false)
     {
     }
     SMX_INLINE void fetch(std::size_t i) const
@@ -758,61 +762,74 @@ struct blocks_sum {
             V::fetch(logits + i);
     }
     SMX_INLINE std::size_t count_from(std::size_t from) const { return n - from < block ? n - from : block; }
-    SMX_INLINE typename V::extent extent_from(std::size_t from) const
-    {
-        return extent_of<V>(logits + from, count_from(from), every_entry<V>{}, V::broadcast(logits + from));
-    }
     // 2^-1000 of a sum is nothing, 2^-1200 of a probability
     static SMX_INLINE int exponent_of(typename V::scalar whole_number, int most = 1000)
     {
         return whole_number < static_cast<typename V::scalar>(most) ? static_cast<int>(whole_number) : most;
     }
-    template <class Pass>
-    SMX_INLINE void add_block(std::size_t from, const typename V::vec& block_whole, Pass& pass)
+    SMX_INLINE typename V::wide sum() const { return V::total(before, terms.total()); }
+
+    SMX_INLINE void rise_to(const typename V::vec& next_max, bool is_first)
     {
-        const std::size_t count = count_from(from);
-        if (count == block)
-            for (std::size_t i = 0; i < block; i += 2 * V::lanes) {
-                fetch(from + block + i);
-                fetch(from + block + i + V::lanes);
+        const typename V::vec next = V::whole_of(next_max, scale);
+        if (!is_first)
+            before = V::times_power(sum(), -exponent_of(V::lane0(next) - V::lane0(whole)));
+        terms = terms_sum();
+        seen.max = next_max;
+        whole = next;
+        shift = V::loose_shift_of(false, next_max, scale);
+    }
+    SMX_INLINE bool has_entered(std::size_t from) // false: its max is far from 0
+    {
+        const typename V::extent extent =
+            extent_of<V>(logits + from, count_from(from), every_entry<V>{}, V::broadcast(logits + from));
+        if (from == 0 || !(V::lane0(extent.max) <= V::lane0(seen.max))) {
+            if (V::is_far(extent.max, scale))
+                return false;
+            rise_to(extent.max, from == 0);
+        }
+        seen.add(extent);
+        shift.clamp_if_needed(extent);
+        const typename V::vec lower = V::whole_of(V::at_least(shift.lowest, extent.max), scale);
+        const int below = exponent_of(V::lane0(whole) - V::lane0(lower), 64);
+        in_pairs = V::is_large_tail(V::times_power(sum(), below - 5));
+        return true;
+    }
+    template <class Pass>
+    SMX_INLINE void add_block(std::size_t from, Pass& pass)
+    {
+        const std::size_t end = from + count_from(from);
+        std::size_t i = from;
+        pass.sum = terms;
+        if (in_pairs)
+            for (; end - i >= 2 * V::lanes; i += 2 * V::lanes) {
+                fetch(i + block);
+                fetch(i + block + V::lanes);
                 pass.together(i);
             }
-        else
-            walk<V, true>(count, pass);
-        const typename V::wide total = pass.sum.total();
-        const typename V::scalar rise = V::lane0(block_whole) - V::lane0(whole);
-        if (from == 0 || rise > 0) {
-            sum = from == 0 ? total : V::total(V::times_power(sum, -exponent_of(rise)), total);
-            whole = block_whole;
-        } else
-            sum = V::total(sum, V::times_power(total, -exponent_of(0 - rise)));
+        for (; end - i >= V::lanes; i += V::lanes) {
+            fetch(i + block);
+            pass(i, V::every());
+        }
+        if (i < end)
+            pass(i, V::first(end - i));
+        terms = pass.sum;
     }
-    SMX_INLINE typename V::shift shift_from(const typename V::extent& extent) const
-    {
-        typename V::shift shift = V::loose_shift_of(false, extent.max, scale);
-        shift.clamp_if_needed(extent);
-        return shift;
-    }
-    template <class Sum>
     SMX_INLINE bool is_known() // false: a max is far from 0
     {
         for (std::size_t from = 0; from < n; from += block) {
-            const typename V::extent extent = extent_from(from);
-            if (V::is_far(extent.max, scale))
+            if (!has_entered(from))
                 return false;
-            seen.add(extent);
-            const typename V::shift shift = shift_from(extent);
-            whole_pass<V, every_entry<V>, Sum> pass(logits + from, every_entry<V>{}, shift,
-                                                    V::broadcast(logits + from));
-            add_block(from, V::whole_of(extent.max, scale), pass);
+            whole_pass<V, every_entry<V>, terms_sum> pass(logits, every_entry<V>{}, shift, seen.max);
+            add_block(from, pass);
         }
         return true;
     }
     // of log sum_j e^((x_j - max) / t); no entry may be nearly alone, since the largest term is not 1 exactly
-    SMX_INLINE bool has_log() const { return V::is_large_tail(V::times_power(sum, -2)); }
+    SMX_INLINE bool has_log() const { return V::is_large_tail(V::times_power(sum(), -2)); }
     SMX_INLINE typename V::wide log() const
     {
-        return V::less_fraction(V::log1p(V::tail(sum, 0)), V::fraction_of(seen.max, whole, scale));
+        return V::less_fraction(V::log1p(V::tail(sum(), 0)), V::fraction_of(seen.max, whole, scale));
     }
 };
 
@@ -836,11 +853,12 @@ struct scale_down_pass : each_step<V, scale_down_pass<V>> {
     }
 };
 
-// The exponentials of each block are stored less its own N, and come from the near end in the second pass.
+// The exponentials of each block are stored less the N of their time, and come from the near end in the second pass.
 template <class V>
-struct stored_softmax : blocks_sum<V> {
-    using base = blocks_sum<V>;
-    using base::block, base::n, base::scale;
+struct stored_softmax : blocks_sum<V, 2048> {
+    static constexpr std::size_t block = 2048; // of logits, of exponentials, and of what is read next: 24 KB of floats
+    using base = blocks_sum<V, block>;
+    using base::n, base::scale;
     typename V::scalar* probs;
     typename V::scalar wholes[V::streamed_length / block]; // N of each block
 
@@ -849,102 +867,103 @@ struct stored_softmax : blocks_sum<V> {
         : base(logits_, n_, scale_), probs(probs_)
     {
     }
-    SMX_INLINE bool is_near() const
+    SMX_INLINE bool is_far(std::size_t count) const
     {
-        for (std::size_t from = 0; from < n; from += block)
-            if (V::is_far(base::extent_from(from).max, scale))
-                return false;
-        return true;
+        return V::is_far(extent_of<V>(this->logits, count, every_entry<V>{}, this->seen.max).max, scale);
     }
     SMX_INLINE bool has_stored(std::size_t from)
     {
-        const typename V::extent extent = base::extent_from(from);
-        if (V::is_far(extent.max, scale))
+        if (!base::has_entered(from))
             return false;
-        const typename V::shift shift = base::shift_from(extent);
-        exp_pass<V, every_entry<V>, typename base::terms_sum> pass(this->logits + from, probs + from, every_entry<V>{},
-                                                                   shift, V::broadcast(this->logits + from));
-        const typename V::vec block_whole = V::whole_of(extent.max, scale);
-        base::add_block(from, block_whole, pass);
-        wholes[from / block] = V::lane0(block_whole);
+        exp_pass<V, every_entry<V>, typename base::terms_sum> pass(this->logits, probs, every_entry<V>{}, this->shift,
+                                                                   this->seen.max);
+        base::add_block(from, pass);
+        wholes[from / block] = V::lane0(this->whole);
         const std::size_t part = base::count_from(from) % V::lanes;
         if (part != 0)
             V::store(probs + n - part, V::first(part), pass.tail);
         return true;
     }
-    SMX_INLINE void normalise(std::size_t from) const
+    SMX_INLINE void normalise(std::size_t from, const typename V::wide& sum) const
     {
         typename V::scalar* const p = probs + from;
         const std::size_t count = base::count_from(from), part = count % V::lanes;
         const int below = base::exponent_of(V::lane0(this->whole) - wholes[from / block], 1200);
         if (below > V::bias / 2) {
-            scale_down_pass<V> pass(p, V::inverse(V::times_power(this->sum, -V::bias)), V::bias + below);
+            scale_down_pass<V> pass(p, V::inverse(V::times_power(sum, -V::bias)), V::bias + below);
             return walk<V, true>(count, pass);
         }
         const typename V::vec tail = V::load(p + count - part, V::first(part), V::zero());
-        scale_pass<V, every_entry<V>> pass(p, every_entry<V>{}, V::inverse(V::times_power(this->sum, below)), tail);
+        scale_pass<V, every_entry<V>> pass(p, every_entry<V>{}, V::inverse(V::times_power(sum, below)), tail);
         scale_row(count, pass);
     }
     SMX_INLINE bool is_done()
     {
-        if (this->logits == probs && !is_near())
+        if (this->logits == probs && (is_far(base::count_from(0)) || is_far(n))) // then nothing may be stored
             return false;
         for (std::size_t from = 0; from < n; from += block)
             if (!has_stored(from))
                 return false;
+        const typename V::wide sum = base::sum();
+        const std::size_t far = n < V::near_end ? 0 : (n - V::near_end) / block * block;
         for (std::size_t from = (n - 1) / block * block;; from -= block) {
-            normalise(from);
-            if (from == 0)
-                return true;
+            normalise(from, sum);
+            if (from == far)
+                break;
         }
+        for (std::size_t from = 0; from < far; from += block)
+            normalise(from, sum);
+        return true;
     }
 };
 
 // The exponentials are computed once more, and stored past the cache.
 template <class V>
-struct streamed_softmax : blocks_sum<V> {
+struct streamed_softmax : blocks_sum<V, 4096> {
+    using base = blocks_sum<V, 4096>;
     typename V::scalar* probs;
 
     SMX_INLINE streamed_softmax(const typename V::scalar* logits_, typename V::scalar* probs_, std::size_t n_,
                                 const exp_scale<typename V::scalar>& scale_)
-        : blocks_sum<V>(logits_, n_, scale_), probs(probs_)
+        : base(logits_, n_, scale_), probs(probs_)
     {
     }
     SMX_INLINE typename V::vec logits_at(std::size_t i, const typename V::some& inside) const
     {
         return V::load(this->logits + i, inside, this->seen.max);
     }
-    SMX_INLINE void store_some(std::size_t i, std::size_t count, const typename V::shift& shift,
+    SMX_INLINE void store_some(std::size_t i, std::size_t count, const typename V::shift& last,
                                const typename V::factor& inverse) const
     {
         const typename V::some inside = V::first(count);
-        V::store(probs + i, inside, V::times(V::exp_term(logits_at(i, inside), shift), inverse));
+        V::store(probs + i, inside, V::times(V::exp_term(logits_at(i, inside), last), inverse));
     }
     SMX_INLINE void store() const
     {
         constexpr std::size_t m = V::lanes;
         const std::size_t end = this->n;
-        const typename V::shift shift = this->shift_from(this->seen);
-        const typename V::factor inverse = V::inverse(this->sum);
+        typename V::shift last = this->shift;
+        last.clamp_if_needed(this->seen);
+        const typename V::factor inverse = V::inverse(base::sum());
         std::size_t i = V::entries_to_line(probs);
         if (i != 0)
-            store_some(0, i, shift, inverse);
+            store_some(0, i, last, inverse);
         for (; end - i >= 2 * m; i += 2 * m) {
             this->fetch(i + this->ahead);
             this->fetch(i + this->ahead + m);
             typename V::vec e[] = {V::load(this->logits + i, V::every(), V::zero()),
                                    V::load(this->logits + i + m, V::every(), V::zero())};
-            V::exp_terms(e, shift);
+            V::exp_terms(e, last);
             V::stream(probs + i, V::times(e[0], inverse));
             V::stream(probs + i + m, V::times(e[1], inverse));
         }
         for (; i < end; i += m < end - i ? m : end - i)
-            store_some(i, m < end - i ? m : end - i, shift, inverse);
+            store_some(i, m < end - i ? m : end - i, last, inverse);
         V::end_of_stream();
     }
     SMX_INLINE bool is_done()
     {
-        if (!this->template is_known<typename streamed_softmax::terms_sum>())
+        if (!base::is_known())
             return false;
         store();
         return true;
@@ -1158,8 +1177,8 @@ SMX_INLINE constexpr void log_softmax_of(const typename V::scalar* logits, typen
             return;
     if constexpr (V::lanes > 1 && !Entries::is_rare)
         if (n > V::near_length) {
-            blocks_sum<V> blocks(logits, n, scale);
-            if (blocks.template is_known<typename V::term_sum>() && blocks.has_log())
+            blocks_sum<V, 4096> blocks(logits, n, scale);
+            if (blocks.is_known() && blocks.has_log())
                 return store_log_probs<V>(logits, log_probs, n, V::differences_from(blocks.seen.max, scale), entries,
                                           blocks.log(), first);
         }
@@ -1231,8 +1250,8 @@ SMX_APART constexpr void logsumexp_of(const typename V::scalar* logits, std::siz
             return;
     if constexpr (V::lanes > 1)
         if (n > V::near_length) {
-            blocks_sum<V> blocks(logits, n, V::unit_scale());
-            if (blocks.template is_known<typename V::term_sum>() && blocks.has_log())
+            blocks_sum<V, 4096> blocks(logits, n, V::unit_scale());
+            if (blocks.is_known() && blocks.has_log())
                 return V::store_first(out, V::plus(blocks.seen.max, blocks.log()));
         }
     const exp_scale<typename V::scalar>& scale = V::unit_scale();
