@@ -361,8 +361,8 @@ SMX_INLINE void fetch_next(const row_slice<typename V::scalar>* slices, std::siz
 template <class V>
 SMX_INLINE bool fetches_short(const row_slice<typename V::scalar>* slices, std::size_t count, std::size_t all)
 {
-    const auto size = static_cast<std::size_t>(slices[count - 1].in - slices[0].in);
-    return size / count <= V::most_in_lanes && V::fetches_short(size / count, size / count * all);
+    const std::size_t mean = count == 0 ? 0 : static_cast<std::size_t>(slices[count - 1].in - slices[0].in) / count;
+    return mean <= V::most_in_lanes && V::fetches_short(mean, mean * all);
 }
 template <class V>
 SMX_INLINE void fetch_short(const row_slice<typename V::scalar>& slice)

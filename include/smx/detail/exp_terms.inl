@@ -149,7 +149,7 @@ struct term_rows : P, wide_arithmetic<T> {
     static constexpr std::size_t blocked_length = 8192;              // longer rows are read once, in blocks
     static constexpr std::size_t near_length = std::size_t{1} << 18; // longer rows come from far away in each pass
     static constexpr std::size_t near_end =
-        (std::size_t{1} << 18) / sizeof(T); // what is still near after a pass over such a row
+        (std::size_t{1} << 18) / sizeof(T);                              // what of them is still near after a pass
     static constexpr std::size_t streamed_length = std::size_t{1} << 22; // longer rows are stored past the cache
 
     // stores that pass the cache by, in order with all others from end_of_stream() on; whole steps start at a cache line
@@ -240,6 +240,12 @@ struct term_rows : P, wide_arithmetic<T> {
     static SMX_INLINE differences differences_from(const vec& max, const exp_scale<T>& scale)
     {
         return {max * P::set1(scale.unit), P::set1(scale.unit), P::set1(scale.inverse_hi)};
+    }
+
+    // in units; on its own, since with -ffast-math Clang would turn its sign and with that the sign of 0
+    static SMX_INLINE vec difference(const vec& x, const differences& s)
+    {
+        return P::in_register(P::fms(x, s.unit, s.max_in_units));
     }
 
     // One step of a row that has no more: every lane may have a max of its own.
@@ -644,7 +650,7 @@ struct rows<P, float> : term_rows<P, float> {
     }
     static SMX_INLINE vec log_prob(const vec& x, const differences& s, const vec& log1p_tail) // a tail in each lane
     {
-        return P::fms(P::fms(x, s.unit, s.max_in_units), s.inverse, log1p_tail);
+        return P::fms(base::difference(x, s), s.inverse, log1p_tail);
     }
     static SMX_INLINE vec plus(const vec& a, real b) { return narrow(lane(a) + b); }
     static SMX_INLINE real less_fraction(real log, const vec& fraction) // log - fraction log 2
@@ -961,7 +967,7 @@ struct rows<P, double> : term_rows<P, double> {
     static SMX_INLINE pair log1p(pair t) { return detail::log1p<fused>(t); }
     static SMX_INLINE vec log_prob(const vec& x, const differences& s, pair log1p_tail)
     {
-        return P::fms(P::fms(x, s.unit, s.max_in_units), s.inverse, narrow(log1p_tail));
+        return P::fms(base::difference(x, s), s.inverse, narrow(log1p_tail));
     }
     static SMX_INLINE vec plus(const vec& a, pair b) { return narrow(wide_arithmetic<double>::plus(lane(a), b)); }
     static SMX_INLINE pair less_fraction(pair log, const vec& fraction)
