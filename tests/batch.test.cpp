@@ -1849,7 +1849,7 @@ TEMPLATE_TEST_CASE("batch: more than 2^32 elements", "[batch][memory]", float, d
 {
     using T = TestType;
     if constexpr (sizeof(std::size_t) > 4) {
-        constexpr std::size_t n = 10, many = (std::size_t{1} << 32) / n + 9;
+        constexpr std::size_t n = 10, many = (std::size_t{1} << (sizeof(std::size_t) * 8 - 32)) / n + 9; // 2^32 / 10
         vast_row<T> memory(2 * many * n + 4096);
         if (!memory.is_there())
             SKIP("no address space");
@@ -1857,11 +1857,13 @@ TEMPLATE_TEST_CASE("batch: more than 2^32 elements", "[batch][memory]", float, d
         row<T> ramp(n), expected(n);
         put_ramp<T>(ramp);
         smx::softmax(ramp, expected);
+        // Clang 14 computes other numbers when it fills rows that are 2^31 apart in one loop
+        const auto put = [&](std::span<T> to) { std::memcpy(to.data(), ramp.data(), n * sizeof(T)); };
         std::size_t units = 0;
         const last_unit last{&units};
 
         // rows, one by one
-        put_ramp<T>(x.last(n));
+        put(x.last(n));
         smx::softmax_rows(last, x, p, n);
         const std::size_t unit = 32768 / (n * sizeof(T));
         CHECK(units == (many + unit - 1) / unit);
@@ -1871,13 +1873,13 @@ TEMPLATE_TEST_CASE("batch: more than 2^32 elements", "[batch][memory]", float, d
         const std::size_t stride = (std::size_t{1} << 31) + 5;
         const std::span<T> apart = memory.span().first(2 * stride + n);
         for (std::size_t r = 0; r < 3; ++r)
-            put_ramp<T>(apart.subspan(r * stride, n));
+            put(apart.subspan(r * stride, n));
         smx::softmax_rows(apart, apart, {n, stride});
         for (std::size_t r = 0; r < 3; ++r)
             CHECK(bits::same(apart.data() + r * stride, expected.data(), n));
 
         // segments: the last of a few
-        put_ramp<T>(x.last(n));
+        put(x.last(n));
         const std::size_t offsets[] = {0, x.size() - 2 * n, x.size() - n, x.size()};
         smx::softmax_segments(last, x, offsets, p);
         CHECK(units == 3);

@@ -299,10 +299,9 @@ struct term_rows : P, wide_arithmetic<T> {
         }
     };
 
-    static SMX_INLINE bool is_small_step(const vec& x, const exp_scale<T>& scale) // the same of one step
+    static SMX_INLINE bool is_small_magnitude(const vec& x, const exp_scale<T>& scale) // the same of the largest |x|
     {
-        return P::count(P::less_than(P::set1(scale.depth * T(numbers::small_part)), P::abs(x))) == 0 &&
-               P::rounds_to_nearest();
+        return P::count(P::less_than(P::set1(scale.depth * T(numbers::small_part)), x)) == 0 && P::rounds_to_nearest();
     }
 
     // N, max c rounded, and what that leaves
@@ -387,18 +386,6 @@ struct term_rows : P, wide_arithmetic<T> {
         SMX_INLINE vec upper() const { return hi - start; }
     };
 
-    // A sum of terms of which the largest is not 1, and has an error of its own: each by itself.
-    template <class Sum>
-    struct one_by_one : Sum {
-        SMX_INLINE one_by_one() : Sum() {}
-        SMX_INLINE void add(const vec& x) { Sum::add(x); }
-        SMX_INLINE void add(const vec& a, const vec& b)
-        {
-            Sum::add(a);
-            Sum::add(b);
-        }
-    };
-    using single_sum = one_by_one<typename P::sum>;
     // A sum whose terms may be added in fours before they meet it: one more rounding.
     struct rough_sum : P::sum {
         SMX_INLINE rough_sum() : P::sum() {}
@@ -531,6 +518,18 @@ struct rows<P, float> : term_rows<P, float> {
         return n <= 8 ? P::lane_sum(P::low(e)) : P::lane_sum(e);
     }
     static SMX_INLINE real step_total(const vec& a, const vec& b) { return P::lane_sum(a, b); }
+
+    static constexpr std::size_t most_small = 16 * P::lanes; // longer rows gain nothing by terms without an origin
+    // The terms of a row of small logits, of which the largest is not 1 and has an error of its own: each by itself.
+    struct small_sum : P::sum {
+        explicit SMX_INLINE small_sum(const vec&) : P::sum() {}
+        SMX_INLINE void add(const vec& x) { P::sum::add(x); }
+        SMX_INLINE void add(const vec& a, const vec& b)
+        {
+            P::sum::add(a);
+            P::sum::add(b);
+        }
+    };
 
     // What no term of a row in registers exceeds: only doubles need it.
     static SMX_INLINE vec start_of_terms(const vec&, const exp_scale<float>&, bool) { return P::zero(); }
@@ -865,6 +864,18 @@ struct rows<P, double> : term_rows<P, double> {
         explicit SMX_INLINE held_sum(const vec& start_) : base::dekker_sum(start_) {}
         SMX_INLINE void add(const vec& x) { base::dekker_sum::add(x); }
         SMX_INLINE pair total() const { return sum_of_parts(this->upper(), this->lo); }
+    };
+    // The same of a row of more: the sum of the upper parts may be rounded. Longer rows gain nothing by it.
+    static constexpr std::size_t most_small = 32 * P::lanes;
+    struct small_sum : base::dekker_sum {
+        explicit SMX_INLINE small_sum(const vec& start_) : base::dekker_sum(start_) {}
+        SMX_INLINE void add(const vec& x) { base::dekker_sum::add(x); }
+        SMX_INLINE void add(const vec& a, const vec& b)
+        {
+            base::dekker_sum::add(a);
+            base::dekker_sum::add(b);
+        }
+        SMX_INLINE pair total() const { return P::lane_sum(this->upper(), this->lo); }
     };
     static SMX_INLINE vec upper_part(const vec& start, const vec& x) { return (start + x) - start; }
     static SMX_INLINE pair sum_of_parts(const vec& hi, const vec& lo)

@@ -291,6 +291,8 @@ struct floats {
 
     using tally = avx2::tally<std::uint32_t>;
     static SMX_INLINE vec max(const vec& a, const vec& b) { return {_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
+    // the larger of a, which is no less than 0, and |x|; a NaN may be lost
+    static SMX_INLINE vec magnitude(const vec& a, const vec& x) { return max(a, abs(x)); }
     // the lower of two, if that is negative; by their bits, of which the lowest number has the largest, or a negative NaN
     static SMX_INLINE vec lower(const vec& a, const vec& b) { return {lower(a.a, b.a), lower(a.b, b.b)}; }
     static SMX_INLINE __m256 lower(__m256 a, __m256 b)
@@ -658,6 +660,7 @@ struct doubles {
 
     using tally = avx2::tally<std::uint64_t>;
     static SMX_INLINE vec max(const vec& a, const vec& b) { return {_mm256_max_pd(a.a, b.a), _mm256_max_pd(a.b, b.b)}; }
+    static SMX_INLINE vec magnitude(const vec& a, const vec& x) { return max(a, abs(x)); }
     static SMX_INLINE vec lower(const vec& a, const vec& b)
     {
         return {_mm256_min_pd(a.a, b.a), _mm256_min_pd(a.b, b.b)};

@@ -124,6 +124,8 @@ struct floats {
 
     using tally = avx512::tally;
     static SMX_INLINE vec max(vec a, vec b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+    // the larger of a, which is no less than 0, and |x|; a NaN may be lost
+    static SMX_INLINE vec magnitude(vec a, vec x) { return _mm512_maskz_range_ps(0xffff, a, x, 0xb); }
     // the lower of two, if that is negative; by their bits, of which the lowest number has the largest, or a negative NaN
     static SMX_INLINE vec lower(vec a, vec b)
     {
@@ -374,6 +376,7 @@ struct doubles {
 
     using tally = avx512::tally;
     static SMX_INLINE vec max(vec a, vec b) { return _mm512_maskz_max_pd(ones, a, b); }
+    static SMX_INLINE vec magnitude(vec a, vec x) { return _mm512_maskz_range_pd(ones, a, x, 0xb); }
     static SMX_INLINE vec lower(vec a, vec b)
     {
         return _mm512_castsi512_pd(_mm512_maskz_max_epu64(ones, _mm512_castpd_si512(a), _mm512_castpd_si512(b)));

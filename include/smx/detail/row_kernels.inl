@@ -223,7 +223,7 @@ SMX_INLINE constexpr typename V::vec row_max(const typename V::scalar* x, std::s
 // The largest entry, and what V wants to know of the lowest.
 template <class V, class Entries>
 struct extent_pass {
-    static constexpr std::size_t group = 2;
+    static constexpr std::size_t group = 4;
     const typename V::scalar* x;
     Entries entries;
     typename V::vec first;
@@ -247,6 +247,8 @@ struct extent_pass {
     {
         seen.add(logits(i, V::every()));
         more.add(logits(i + V::lanes, V::every()));
+        seen.add(logits(i + 2 * V::lanes, V::every()));
+        more.add(logits(i + 3 * V::lanes, V::every()));
     }
 };
 
@@ -267,6 +269,23 @@ SMX_INLINE constexpr typename V::extent extent_of(const typename V::scalar* x, s
     pass.seen.add(pass.more);
     pass.seen.max = V::reduce_max(pass.seen.max);
     return pass.seen;
+}
+
+// All logits are so small that their exponentials need no origin, n >= 2 lanes.
+template <class V>
+SMX_INLINE bool are_small(const typename V::scalar* x, std::size_t n, const exp_scale<typename V::scalar>& scale)
+{
+    constexpr std::size_t m = V::lanes;
+    typename V::vec a = V::abs(V::load(x, V::every(), V::zero())),
+                    b = V::abs(V::load(x + n - m, V::every(), V::zero()));
+    std::size_t i = m;
+    for (; n - i >= 2 * m; i += 2 * m) {
+        a = V::magnitude(a, V::load(x + i, V::every(), V::zero()));
+        b = V::magnitude(b, V::load(x + i + m, V::every(), V::zero()));
+    }
+    if (n - i >= m)
+        a = V::magnitude(a, V::load(x + i, V::every(), V::zero()));
+    return V::is_small_magnitude(V::magnitude(a, b), scale);
 }
 
 template <class V>
@@ -290,8 +309,9 @@ struct each_exponential {
     Sum sum;
 
     SMX_INLINE constexpr each_exponential(const typename V::scalar* x_, Entries entries_,
-                                          const typename V::shift& shift_, const typename V::vec& first_)
-        : x(x_), entries(entries_), shift(shift_), first(first_), sum()
+                                          const typename V::shift& shift_, const typename V::vec& first_,
+                                          const Sum& sum_ = Sum())
+        : x(x_), entries(entries_), shift(shift_), first(first_), sum(sum_)
     {
     }
     template <class Inside>
@@ -327,8 +347,9 @@ struct exp_pass : each_exponential<V, exp_pass<V, Entries, Sum>, Entries, Sum> {
     typename V::vec tail;
 
     SMX_INLINE constexpr exp_pass(const typename V::scalar* x_, typename V::scalar* p_, Entries entries_,
-                                  const typename V::shift& shift_, const typename V::vec& first_)
-        : each_exponential<V, exp_pass, Entries, Sum>(x_, entries_, shift_, first_), p(p_), tail(first_)
+                                  const typename V::shift& shift_, const typename V::vec& first_,
+                                  const Sum& sum_ = Sum())
+        : each_exponential<V, exp_pass, Entries, Sum>(x_, entries_, shift_, first_, sum_), p(p_), tail(first_)
     {
     }
     SMX_INLINE constexpr typename V::vec term(std::size_t i, typename V::all inside, const typename V::vec& e)
@@ -545,10 +566,18 @@ struct held_row {
         } else
             return typename V::extent(x[k]);
     }
+    template <std::size_t k = 0>
+    SMX_INLINE typename V::vec magnitude() const
+    {
+        if constexpr (k + 1 < steps)
+            return V::magnitude(magnitude<k + 1>(), x[k]);
+        else
+            return V::abs(x[k]);
+    }
     SMX_INLINE bool is_small(const typename V::extent& extent, const exp_scale<typename V::scalar>& scale) const
     {
         if constexpr (steps == 1)
-            return V::is_small_step(x[0], scale);
+            return V::is_small_magnitude(magnitude(), scale);
         else
             return extent.is_small(scale);
     }
@@ -701,11 +730,13 @@ struct store_softmax {
     template <class Row>
     SMX_INLINE bool operator()(Row& row) const
     {
-        const typename V::extent extent = row.extent();
-        const bool small = row.is_small(extent, scale);
-        const typename V::vec max = V::reduce_max(extent.max);
-        if (!small && V::is_far(max, scale))
-            return false;
+        const bool small = V::is_small_magnitude(row.magnitude(), scale);
+        typename V::vec max = V::zero();
+        if (!small || !V::is_doubled) { // the sum of doubles starts at what no term exceeds
+            max = V::reduce_max(row.extent().max);
+            if (!small && V::is_far(max, scale))
+                return false;
+        }
         row.find_exponentials(V::loose_shift_of(small, max, scale));
         row.store_quotients(probs, V::inverse(row.total(V::start_of_terms(max, scale, small))));
         return true;
@@ -726,9 +757,9 @@ SMX_INLINE constexpr void scale_row(std::size_t n, scale_pass<V, Entries>& pass)
 template <class V, class Sum = typename V::term_sum, class Entries>
 SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, typename V::scalar* probs, std::size_t n,
                                             const typename V::shift& shift, Entries entries,
-                                            const typename V::vec& first)
+                                            const typename V::vec& first, const Sum& sum = Sum())
 {
-    exp_pass<V, Entries, Sum> exponentials(logits, probs, entries, shift, first);
+    exp_pass<V, Entries, Sum> exponentials(logits, probs, entries, shift, first, sum);
     walk<V>(n, exponentials);
     scale_pass<V, Entries> normalise(probs, entries, V::inverse(exponentials.sum.total()), exponentials.tail);
     scale_row(n, normalise);
@@ -982,11 +1013,15 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
         if (n > V::streamed_length ? streamed_softmax<V>(logits, probs, n, scale).is_done()
                                    : n > V::blocked_length && stored_softmax<V>(logits, probs, n, scale).is_done())
             return;
+    if constexpr (V::is_doubled && !Entries::is_rare) // the exponentials do not wait for max, nor does their sum
+        if (n > 8 * V::lanes && n <= V::most_small && are_small<V>(logits, n, scale)) // a shorter one is far from 0
+            return exp_and_normalise<V>(logits, probs, n, V::loose_shift_of(true, V::zero(), scale), entries, first,
+                                        typename V::small_sum(V::zero()));
     const typename V::extent extent = extent_of<V>(logits, n, entries, first);
-    if constexpr (V::is_doubled) // the exponentials do not wait for max
-        if (n <= 16 * V::lanes && extent.is_small(scale))
-            return exp_and_normalise<V, typename V::single_sum>(
-                logits, probs, n, V::loose_shift_of(true, extent.max, scale), entries, first);
+    if constexpr (V::lanes > 1 && (!V::is_doubled || Entries::is_rare))
+        if (n <= V::most_small && extent.is_small(scale))
+            return exp_and_normalise<V>(logits, probs, n, V::loose_shift_of(true, extent.max, scale), entries, first,
+                                        typename V::small_sum(V::start_of_terms(extent.max, scale, true)));
     if (!V::is_finite(extent.max)) // +inf, or nothing but -inf, or a NaN
         fill_row<V>(probs, n, entries, V::not_a_number(), V::zero());
     else if (V::is_far(extent.max, scale))
@@ -2229,8 +2264,8 @@ struct log_vjp_pass : each_step<V, log_vjp_pass<V>> {
         if (SMX_LIKELY(!V::is_tiny(largest)))
             return V::store(out + i, inside, a - b);
         // products near the subnormal numbers once more, times 2^bias, which others might not stand
-        const typename V::vec small_u = V::where_tiny(largest, cotangent, V::zero());
-        const typename V::vec small_p = V::where_tiny(largest, prob, V::zero());
+        const typename V::vec small_u = V::alone(V::where_tiny(largest, cotangent, V::zero()));
+        const typename V::vec small_p = V::alone(V::where_tiny(largest, prob, V::zero()));
         const typename V::vec scaled = (small_u * (rest * V::up()) - small_p * V::up() * rest_u) * V::down();
         V::store(out + i, inside, V::where_tiny(largest, scaled, a - b));
     }
