@@ -1018,10 +1018,13 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
             return exp_and_normalise<V>(logits, probs, n, V::loose_shift_of(true, V::zero(), scale), entries, first,
                                         typename V::small_sum(V::zero()));
     const typename V::extent extent = extent_of<V>(logits, n, entries, first);
-    if constexpr (V::lanes > 1 && (!V::is_doubled || Entries::is_rare))
-        if (n <= V::most_small && extent.is_small(scale))
-            return exp_and_normalise<V>(logits, probs, n, V::loose_shift_of(true, extent.max, scale), entries, first,
-                                        typename V::small_sum(V::start_of_terms(extent.max, scale, true)));
+    if constexpr (V::lanes > 1)
+        if (n <= V::most_small && !V::is_far(extent.max, scale)) {
+            const bool small = extent.is_small(scale); // else floats are faster by a table of the row, doubles are not
+            if (small || !V::is_doubled)
+                return exp_and_normalise<V>(logits, probs, n, V::loose_shift_of(small, extent.max, scale), entries,
+                                            first, typename V::small_sum(V::start_of_terms(extent.max, scale, small)));
+        }
     if (!V::is_finite(extent.max)) // +inf, or nothing but -inf, or a NaN
         fill_row<V>(probs, n, entries, V::not_a_number(), V::zero());
     else if (V::is_far(extent.max, scale))
