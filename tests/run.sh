@@ -103,7 +103,7 @@ cross()
   need_for_tests "g++-$arch-linux-gnu" qemu-user-static
   build "$arch" -D CMAKE_BUILD_TYPE=Release -D CMAKE_SYSTEM_NAME=Linux -D CMAKE_SYSTEM_PROCESSOR="$arch" \
     -D CMAKE_CXX_COMPILER="$arch-linux-gnu-g++" -D CMAKE_CXX_FLAGS_RELEASE="-O2 -DNDEBUG" \
-    -D CMAKE_EXE_LINKER_FLAGS=-static "$@"
+    -D CMAKE_EXE_LINKER_FLAGS=-static -D CMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON "$@"
   run -LE "consumer|slow"
 }
 
