@@ -723,6 +723,55 @@ TEMPLATE_TEST_CASE("softmax: a row read in blocks in which one entry holds nearl
     }
 }
 
+// A largest entry near 0 and few different others, whose sum T has a log1p just below a power of 2: an error of T counts in full.
+template <class T>
+struct few_terms {
+    std::size_t n;
+    T max;
+    std::size_t count;
+    T term;
+    std::size_t second_count;
+    T second;
+};
+template <class T>
+std::vector<few_terms<T>> rows_of_few_terms()
+{
+    if constexpr (std::is_same_v<T, float>)
+        return {{60, -0x1.f26a46p-13f, 2, -0x1.363f72p+2f, 40, -0x1.dc3b08p+3f},
+                {63, -0x1.0e5642p-11f, 14, -0x1.2f4608p+2f, 31, -0x1.095864p+3f},
+                {120, -0x1.1539d2p-5f, 16, -0x1.06ac9cp+2f, 22, -0x1.2a9ab2p+3f},
+                {182, -0x1.e5f062p-12f, 16, -0x1.8f3fc6p+2f, 32, -0x1.9a0176p+3f},
+                {654, 0x1.da5b5p-11f, 604, -0x1.cdca3cp+3f, 1, -0x1.626258p+1f}};
+    else
+        return {{19, -0x1.66d92f61b9958p-8, 12, -0x1.f732d5a715296p+2, 1, -0x1.09985c96b91d6p+1},
+                {36, 0, 2, -0x1.b92f0e61c966cp+1, 12, -0x1.536a1a71d8cf5p+3},
+                {65, -0x1.e1565ecd8715bp-6, 60, -0x1.31a87577e1332p+3, 1, -0x1.0aa092d646db2p+1},
+                {464, -0x1.599e5be3df24dp-7, 1, -0x1.62c741bb88dd4p+1, 407, -0x1.d1b0ef3d1a6c5p+3}};
+}
+
+TEMPLATE_TEST_CASE("logsumexp: few different terms are within 2 ULP", "[logsumexp]", float, double)
+{
+    using T = TestType;
+    for (const few_terms<T>& each : rows_of_few_terms<T>()) {
+        row<T> x(each.n, std::is_same_v<T, float> ? T(-200) : T(-2000));
+        x[0] = each.max;
+        std::fill_n(x.begin() + 1, each.count, each.term);
+        std::fill_n(x.begin() + 1 + static_cast<std::ptrdiff_t>(each.count), each.second_count, each.second);
+        long double tail = 0; // 1 + tail would lose digits of it
+        for (std::size_t i = 1; i < x.size(); ++i)
+            tail += std::exp(static_cast<long double>(x[i]) - static_cast<long double>(x[0]));
+        const long double max = x[0], log_sum = std::log1p(tail), result = max + log_sum;
+        for (const leaf<T>& by : leaves<T>()) {
+            CAPTURE(by.name(), each.n);
+            T sum = 0;
+            by.logsumexp(x, sum);
+            CHECK(metric::logsumexp<T>(
+                      sum, static_cast<oracle::wide<T>>(result),
+                      static_cast<oracle::wide<T>>(std::max({std::abs(max), log_sum, std::abs(result)}))) <= 2);
+        }
+    }
+}
+
 // --- memory -----------------------------------------------------------------------------------------------------
 
 TEMPLATE_TEST_CASE("softmax, log_softmax: in place and out of place have the same bits",

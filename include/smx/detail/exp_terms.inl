@@ -386,6 +386,19 @@ struct term_rows : P, wide_arithmetic<T> {
         SMX_INLINE vec upper() const { return hi - start; }
     };
 
+    // A sum that each term meets by itself: two that are added first would cost a rounding.
+    template <class Sum>
+    struct one_by_one : Sum {
+        SMX_INLINE one_by_one() : Sum() {}
+        explicit SMX_INLINE one_by_one(const vec& start_) : Sum(start_) {}
+        SMX_INLINE void add(const vec& x) { Sum::add(x); }
+        SMX_INLINE void add(const vec& a, const vec& b)
+        {
+            Sum::add(a);
+            Sum::add(b);
+        }
+    };
+    using single_sum = one_by_one<typename P::sum>;
     // A sum whose terms may be added in fours before they meet it: one more rounding.
     struct rough_sum : P::sum {
         SMX_INLINE rough_sum() : P::sum() {}
@@ -520,15 +533,9 @@ struct rows<P, float> : term_rows<P, float> {
     static SMX_INLINE real step_total(const vec& a, const vec& b) { return P::lane_sum(a, b); }
 
     static constexpr std::size_t most_small = 16 * P::lanes; // longer rows gain nothing by terms without an origin
-    // The terms of a row of small logits, of which the largest is not 1 and has an error of its own: each by itself.
-    struct small_sum : P::sum {
-        explicit SMX_INLINE small_sum(const vec&) : P::sum() {}
-        SMX_INLINE void add(const vec& x) { P::sum::add(x); }
-        SMX_INLINE void add(const vec& a, const vec& b)
-        {
-            P::sum::add(a);
-            P::sum::add(b);
-        }
+    // The sum of a row of small logits, of which the largest term is not 1 and has an error of its own.
+    struct small_sum : base::single_sum {
+        explicit SMX_INLINE small_sum(const vec&) {}
     };
 
     // What no term of a row in registers exceeds: only doubles need it.
@@ -867,13 +874,9 @@ struct rows<P, double> : term_rows<P, double> {
     };
     // The same of a row of more: the sum of the upper parts may be rounded. Longer rows gain nothing by it.
     static constexpr std::size_t most_small = 32 * P::lanes;
-    struct small_sum : base::dekker_sum {
-        explicit SMX_INLINE small_sum(const vec& start_) : base::dekker_sum(start_) {}
-        SMX_INLINE void add(const vec& x) { base::dekker_sum::add(x); }
-        SMX_INLINE void add(const vec& a, const vec& b)
+    struct small_sum : base::template one_by_one<typename base::dekker_sum> {
+        explicit SMX_INLINE small_sum(const vec& start_) : base::template one_by_one<typename base::dekker_sum>(start_)
         {
-            base::dekker_sum::add(a);
-            base::dekker_sum::add(b);
         }
         SMX_INLINE pair total() const { return P::lane_sum(this->upper(), this->lo); }
     };

@@ -286,6 +286,7 @@ struct lane : one_lane<T, T> {
     };
     using term_sum = sum;
     using rough_sum = sum;
+    using single_sum = sum;
 
     struct shift {
         vec max;
@@ -466,6 +467,7 @@ struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
     };
     using term_sum = sum;
     using rough_sum = sum;
+    using single_sum = sum;
 
     // Below lowest terms are 0: 2^33 of them are less than the smallest subnormal.
     struct shift {
@@ -575,6 +577,7 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     };
     using term_sum = sum;
     using rough_sum = sum;
+    using single_sum = sum;
 
     // Below lowest terms are 0: 2^33 of them are less than the smallest subnormal. The difference is taken of
     // x before_unit, and multiplied by after_unit.

@@ -392,15 +392,17 @@ struct scale_pass : each_step<V, scale_pass<V, Entries>> {
     }
 };
 
-// The sum of e^(x[i] - max) without the largest terms, and their number. Nothing here rounds to 1 + tiny.
+// The sum of e^(x[i] - max) without the largest terms, and their number. Nothing here rounds to 1 + tiny. Each term by itself:
+// all that is left may be two that are added.
 template <class V, class Entries>
-struct tail_pass : each_exponential<V, tail_pass<V, Entries>, Entries, typename V::sum> {
+struct tail_pass : each_exponential<V, tail_pass<V, Entries>, Entries, typename V::single_sum> {
     typename V::vec max;
     typename V::tally ties;
 
     SMX_INLINE constexpr tail_pass(const typename V::scalar* x_, Entries entries_, const typename V::shift& shift_,
                                    const typename V::vec& max_, const typename V::vec& first_)
-        : each_exponential<V, tail_pass, Entries, typename V::sum>(x_, entries_, shift_, first_), max(max_), ties()
+        : each_exponential<V, tail_pass, Entries, typename V::single_sum>(x_, entries_, shift_, first_), max(max_),
+          ties()
     {
     }
     template <class Inside>
@@ -524,6 +526,7 @@ struct held_steps {
 template <class V, std::size_t steps, std::size_t partial, class Entries>
 struct held_row {
     using row = held_steps<V, steps, partial>;
+    static constexpr bool is_long = steps > 4;
     std::size_t n;
     Entries entries;
     typename V::vec x[steps];              // logits
@@ -648,7 +651,7 @@ struct held_row {
             return sum.total();
         }
     }
-    SMX_INLINE typename V::wide tail_sum() const // all terms may be tiny
+    SMX_INLINE typename V::wide tail_sum(bool in_pairs) const // all terms may be tiny
     {
         if constexpr (steps == 1)
             return V::step_total(once[0], n);
@@ -656,7 +659,10 @@ struct held_row {
             return V::step_total(once[0], once[1]);
         else {
             typename V::sum sum;
-            add_pairs(sum);
+            if (in_pairs)
+                add_pairs(sum);
+            else
+                add_terms(sum);
             return sum.total();
         }
     }
@@ -1085,15 +1091,17 @@ struct store_by_tail {
             if (!small && V::is_far(max, scale))
                 return false;
             const std::size_t largest = row.find_tail(max, V::loose_shift_of(small, max, scale));
-            const typename V::wide below = row.tail_sum() * V::inverse_of_largest(small, max, scale);
-            static_cast<const Store&>(*this).store(row, max, V::differences_from(max, scale),
-                                                   V::log1p(V::with_ties(below, largest)));
+            const typename V::wide inverse = V::inverse_of_largest(small, max, scale);
+            typename V::wide tail = V::with_ties(row.tail_sum(Row::is_long) * inverse, largest);
+            if (Row::is_long && !(typename V::wide{1} < tail)) // a rounding of two that were added would count
+                tail = V::with_ties(row.tail_sum(false) * inverse, largest);
+            static_cast<const Store&>(*this).store(row, max, V::differences_from(max, scale), V::log1p(tail));
         } else {
             if (V::is_far(max, scale))
                 return false;
             const typename V::step_shift shift = V::step_shift_of(max, scale);
             const std::size_t largest = row.find_tail(max, shift);
-            static_cast<const Store&>(*this).store(row, max, shift, V::log1p(V::tail(row.tail_sum(), largest)));
+            static_cast<const Store&>(*this).store(row, max, shift, V::log1p(V::tail(row.tail_sum(false), largest)));
         }
         return true;
     }
