@@ -413,7 +413,7 @@ private:
     // Constant expressions, x <= 0: e^x = 2^k e^r by the Taylor series of e^r.
     static constexpr T exp_series(const T& x)
     {
-        constexpr T ln2_hi = T(0x1.62e42ffp-1), ln2_lo = T(-0x1.718432a1b0e26359fc1b3p-35L);
+        constexpr T ln2_hi = T(0x1.62e42ffp-1), ln2_lo = T(-0x1.718432a1b0e2633fe0684a85f865e6p-35L);
         if (!(x > T(-20000)))
             return x < 0 ? T(0) : x;
         const int k = static_cast<int>(x * T(1.4426950408889634L) - T(0.5));
