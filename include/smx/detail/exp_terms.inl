@@ -146,10 +146,9 @@ struct term_rows : P, wide_arithmetic<T> {
     static constexpr bool is_rare = false;
 
     static constexpr std::size_t cached_length = (std::size_t{1} << 24) / sizeof(T); // 16 MB in, 16 MB out
-    static constexpr std::size_t blocked_length = 8192;              // longer rows are read once, in blocks
-    static constexpr std::size_t near_length = std::size_t{1} << 18; // longer rows come from far away in each pass
-    static constexpr std::size_t near_end =
-        (std::size_t{1} << 18) / sizeof(T);                              // what of them is still near after a pass
+    static constexpr std::size_t blocked_length = 8192;                  // longer rows are read once, in blocks
+    static constexpr std::size_t near_length = std::size_t{1} << 18;     // longer rows come from far away in each pass
+    static constexpr std::size_t near_end = (1u << 18) / sizeof(T);      // what of them is still near after a pass
     static constexpr std::size_t streamed_length = std::size_t{1} << 22; // longer rows are stored past the cache
 
     // stores that pass the cache by, in order with all others from end_of_stream() on; whole steps start at a cache line

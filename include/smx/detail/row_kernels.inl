@@ -773,19 +773,17 @@ SMX_INLINE constexpr void exp_and_normalise(const typename V::scalar* logits, ty
 
 // A row that no near cache holds, read once for its sum: in blocks, each less a whole number N in the exponents, that of the
 // largest entry so far. What is read next is fetched, since it would not come in time.
-template <class V, std::size_t block>
+template <class V, std::size_t block = 4096>
 struct blocks_sum {
-    static constexpr std::size_t ahead = 1024;
-    using terms_sum = typename V::term_sum;
     const typename V::scalar* logits;
     std::size_t n;
     const exp_scale<typename V::scalar>& scale;
     typename V::extent seen; // of the blocks so far
     typename V::vec whole;   // N
     typename V::shift shift;
-    terms_sum terms;         // since N rose
-    typename V::wide before; // the sum of those before
-    bool in_pairs;           // no term of this block is more than 1/16 of the sum before it
+    typename V::term_sum terms; // since N rose
+    typename V::wide before;    // the sum of those before
+    bool in_pairs;              // no term of this block is more than 1/16 of the sum before it
 
     SMX_INLINE blocks_sum(const typename V::scalar* logits_, std::size_t n_,
                           const exp_scale<typename V::scalar>& scale_)
@@ -811,7 +809,7 @@ struct blocks_sum {
         const typename V::vec next = V::whole_of(next_max, scale);
         if (!is_first)
             before = V::times_power(sum(), -exponent_of(V::lane0(next) - V::lane0(whole)));
-        terms = terms_sum();
+        terms = typename V::term_sum();
         seen.max = next_max;
         whole = next;
         shift = V::loose_shift_of(false, next_max, scale);
@@ -837,7 +835,7 @@ struct blocks_sum {
     {
         const std::size_t end = from + count_from(from);
         std::size_t i = from;
-        pass.sum = terms;
+        pass.sum = terms; // by its constructor GCC 12 copies AVX2's in halves, and then waits for the whole
         if (in_pairs)
             for (; end - i >= 2 * V::lanes; i += 2 * V::lanes) {
                 fetch(i + block);
@@ -857,7 +855,7 @@ struct blocks_sum {
         for (std::size_t from = 0; from < n; from += block) {
             if (!has_entered(from))
                 return false;
-            whole_pass<V, every_entry<V>, terms_sum> pass(logits, every_entry<V>{}, shift, seen.max);
+            whole_pass<V, every_entry<V>> pass(logits, every_entry<V>{}, shift, seen.max);
             add_block(from, pass);
         }
         return true;
@@ -890,10 +888,10 @@ struct scale_down_pass : each_step<V, scale_down_pass<V>> {
     }
 };
 
-// The exponentials of each block are stored less the N of their time, and come from the near end in the second pass.
-template <class V>
-struct stored_softmax : blocks_sum<V, 2048> {
-    static constexpr std::size_t block = 2048; // of logits, of exponentials, and of what is read next: 24 KB of floats
+// The exponentials of each block are stored less the N of their time, and come from the near end in the second pass. The logits
+// of a block, its exponentials, and what is read next are 24 KB of floats.
+template <class V, std::size_t block = 2048>
+struct stored_softmax : blocks_sum<V, block> {
     using base = blocks_sum<V, block>;
     using base::n, base::scale;
     typename V::scalar* probs;
@@ -912,8 +910,7 @@ struct stored_softmax : blocks_sum<V, 2048> {
     {
         if (!base::has_entered(from))
             return false;
-        exp_pass<V, every_entry<V>, typename base::terms_sum> pass(this->logits, probs, every_entry<V>{}, this->shift,
-                                                                   this->seen.max);
+        exp_pass<V, every_entry<V>> pass(this->logits, probs, every_entry<V>{}, this->shift, this->seen.max);
         base::add_block(from, pass);
         wholes[from / block] = V::lane0(this->whole);
         const std::size_t part = base::count_from(from) % V::lanes;
@@ -956,8 +953,9 @@ struct stored_softmax : blocks_sum<V, 2048> {
 
 // The exponentials are computed once more, and stored past the cache.
 template <class V>
-struct streamed_softmax : blocks_sum<V, 4096> {
-    using base = blocks_sum<V, 4096>;
+struct streamed_softmax : blocks_sum<V> {
+    static constexpr std::size_t ahead = 1024;
+    using base = blocks_sum<V>;
     typename V::scalar* probs;
 
     SMX_INLINE streamed_softmax(const typename V::scalar* logits_, typename V::scalar* probs_, std::size_t n_,
@@ -986,8 +984,8 @@ struct streamed_softmax : blocks_sum<V, 4096> {
         if (i != 0)
             store_some(0, i, last, inverse);
         for (; end - i >= 2 * m; i += 2 * m) {
-            this->fetch(i + this->ahead);
-            this->fetch(i + this->ahead + m);
+            this->fetch(i + ahead);
+            this->fetch(i + ahead + m);
             typename V::vec e[] = {V::load(this->logits + i, V::every(), V::zero()),
                                    V::load(this->logits + i + m, V::every(), V::zero())};
             V::exp_terms(e, last);
@@ -1223,7 +1221,7 @@ SMX_INLINE constexpr void log_softmax_of(const typename V::scalar* logits, typen
             return;
     if constexpr (V::lanes > 1 && !Entries::is_rare)
         if (n > V::near_length) {
-            blocks_sum<V, 4096> blocks(logits, n, scale);
+            blocks_sum<V> blocks(logits, n, scale);
             if (blocks.is_known() && blocks.has_log())
                 return store_log_probs<V>(logits, log_probs, n, V::differences_from(blocks.seen.max, scale), entries,
                                           blocks.log(), first);
@@ -1296,7 +1294,7 @@ SMX_APART constexpr void logsumexp_of(const typename V::scalar* logits, std::siz
             return;
     if constexpr (V::lanes > 1)
         if (n > V::near_length) {
-            blocks_sum<V, 4096> blocks(logits, n, V::unit_scale());
+            blocks_sum<V> blocks(logits, n, V::unit_scale());
             if (blocks.is_known() && blocks.has_log())
                 return V::store_first(out, V::plus(blocks.seen.max, blocks.log()));
         }
