@@ -8,6 +8,7 @@
 #include "rows.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -583,34 +584,37 @@ TEMPLATE_TEST_CASE("softmax_jvp: it is the Jacobian times the tangent", "[jvp][p
     });
 }
 
-TEMPLATE_TEST_CASE("softmax_jvp, log_softmax_jvp, log_softmax_vjp: several probabilities above a half", "[jvp][vjp]",
-                   float, double)
+TEMPLATE_TEST_CASE(
+    "softmax_jvp, log_softmax_jvp, log_softmax_vjp: several probabilities above a half, or the others sum to 1",
+    "[jvp][vjp]", float, double)
 {
     using T = TestType; // multiples of 1/16 below 2^24: the results have no error
-    for (const std::size_t n : {3u, 4u, 8u, 9u, 16u, 17u, 32u, 33u, 64u, 65u, 128u, 129u, 300u})
-        for (const std::size_t at : {std::size_t{0}, n - 3}) {
-            row<T> p(n), x(n), jvp(n), log_jvp(n), log_vjp(n);
-            p[at] = p[at + 1] = T(0.75);
-            p[at + 2] = T(0.25);
-            T dot = 0, sum = 0;
-            for (std::size_t i = 0; i < n; ++i) {
-                x[i] = static_cast<T>(i + 1);
-                dot += p[i] * x[i];
-                sum += x[i];
-            }
-            for (const leaf<T>& by : leaves<T>()) {
-                CAPTURE(by.name(), n, at);
-                by.softmax_jvp(p, x, jvp);
-                by.log_softmax_jvp(p, x, log_jvp);
-                by.log_softmax_vjp(p, x, log_vjp);
+    for (const std::array<T, 3>& few :
+         {std::array<T, 3>{T(0.75), T(0.75), T(0.25)}, {T(4), T(0.25), T(0.75)}, {T(2), T(0.5), T(0.5)}})
+        for (const std::size_t n : {3u, 4u, 8u, 9u, 16u, 17u, 32u, 33u, 64u, 65u, 128u, 129u, 300u})
+            for (const std::size_t at : {std::size_t{0}, (n - 3) / 2, n - 3}) {
+                row<T> p(n), x(n), jvp(n), log_jvp(n), log_vjp(n);
+                std::copy(few.begin(), few.end(), p.begin() + static_cast<std::ptrdiff_t>(at));
+                T dot = 0, sum = 0;
+                const T mass = few[0] + few[1] + few[2];
                 for (std::size_t i = 0; i < n; ++i) {
-                    CAPTURE(i);
-                    REQUIRE(jvp[i] == p[i] * (T(1.75) * x[i] - dot));
-                    REQUIRE(log_jvp[i] == T(1.75) * x[i] - dot);
-                    REQUIRE(log_vjp[i] == x[i] * (T(1.75) - p[i]) - p[i] * (sum - x[i]));
+                    x[i] = static_cast<T>(i + 1);
+                    dot += p[i] * x[i];
+                    sum += x[i];
+                }
+                for (const leaf<T>& by : leaves<T>()) {
+                    CAPTURE(by.name(), n, at, few[0]);
+                    by.softmax_jvp(p, x, jvp);
+                    by.log_softmax_jvp(p, x, log_jvp);
+                    by.log_softmax_vjp(p, x, log_vjp);
+                    for (std::size_t i = 0; i < n; ++i) {
+                        CAPTURE(i);
+                        REQUIRE(jvp[i] == p[i] * (mass * x[i] - dot));
+                        REQUIRE(log_jvp[i] == mass * x[i] - dot);
+                        REQUIRE(log_vjp[i] == x[i] * (mass - p[i]) - p[i] * (sum - x[i]));
+                    }
                 }
             }
-        }
 }
 
 TEMPLATE_TEST_CASE("softmax_jvp, log_softmax_jvp: products that are tiny though a tangent is large", "[jvp][vjp]",
@@ -652,6 +656,53 @@ TEMPLATE_TEST_CASE("softmax_jvp, log_softmax_jvp: products that are tiny though 
                     REQUIRE(worst <= 1);
                 }
             }
+}
+
+// The cotangent -1/p_y of a rare y makes max |u~| huge, and the bound with it; the others keep more digits than that.
+TEMPLATE_TEST_CASE("softmax_hvp: a rare entry with a large cotangent does not drown the others", "[hvp]", float, double)
+{
+    using T = TestType;
+    using W = oracle::wide<T>;
+    random_source random(seed_of_all);
+    const W u_of_type = oracle::power_of_two(W(1), -std::numeric_limits<T>::digits);
+    for (const std::size_t n : {3u, 8u, 9u, 16u, 17u, 32u, 33u, 64u, 65u, 129u, 300u})
+        for (const std::size_t rare : {std::size_t{0}, n - 1}) {
+            row<T> x = random_row<T>(random, n, 1), u = random_row<T>(random, n, 1), v = random_row<T>(random, n, 1);
+            x[rare] = T(-14);
+            const row<T> p = softmax_of(leaf<T>(), x);
+            u[rare] = -1 / p[rare];
+            const auto centred = [&](const row<T>& tangent) {
+                W mass = 0, dot = 0;
+                for (std::size_t i = 0; i < n; ++i) {
+                    mass += W(p[i]);
+                    dot += W(p[i]) * W(tangent[i]);
+                }
+                std::vector<W> out;
+                for (std::size_t i = 0; i < n; ++i)
+                    out.push_back(oracle::magnitude(W(tangent[i]) - dot / mass));
+                return out;
+            };
+            const std::vector<W> size_u = centred(u), size_v = centred(v);
+            W mean_u = 0, mean_v = 0, mean = 0;
+            for (std::size_t i = 0; i < n; ++i) {
+                mean_u += W(p[i]) * size_u[i];
+                mean_v += W(p[i]) * size_v[i];
+                mean += W(p[i]) * size_u[i] * size_v[i];
+            }
+            const auto exact = oracle::jacobian<T>(p.data(), n).hvp(u.data(), v.data());
+            for (const leaf<T>& by : leaves<T>()) {
+                row<T> out(n);
+                by.softmax_hvp(p, u, v, out);
+                double worst = 0;
+                for (std::size_t i = 0; i < n; ++i) {
+                    const W size = mean + (size_u[i] + mean_u) * (size_v[i] + mean_v);
+                    worst = std::max(worst, metric::as_double(oracle::magnitude(W(out[i]) - exact[i].value) /
+                                                              (u_of_type * W(p[i]) * size)));
+                }
+                CAPTURE(by.name(), n, rare);
+                REQUIRE(worst <= 64);
+            }
+        }
 }
 
 TEMPLATE_TEST_CASE("softmax_jvp, log_softmax_jvp, log_softmax_vjp: they are linear", "[jvp][vjp][property]", float,

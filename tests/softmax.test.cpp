@@ -760,7 +760,7 @@ TEMPLATE_TEST_CASE("logsumexp: few different terms are within 2 ULP", "[logsumex
         long double tail = 0; // 1 + tail would lose digits of it
         for (std::size_t i = 1; i < x.size(); ++i)
             tail += std::exp(static_cast<long double>(x[i]) - static_cast<long double>(x[0]));
-        const long double max = x[0], log_sum = std::log1p(tail), result = max + log_sum;
+        const long double max = static_cast<long double>(x[0]), log_sum = std::log1p(tail), result = max + log_sum;
         for (const leaf<T>& by : leaves<T>()) {
             CAPTURE(by.name(), each.n);
             T sum = 0;

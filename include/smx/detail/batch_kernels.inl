@@ -312,11 +312,10 @@ struct eight_products {
             load_tangents<r + 1>(inside, sums);
     }
     template <std::size_t r = 0>
-    SMX_INLINE void store_products(const typename V::step_sum (&masses)[8],
-                                   const typename V::scalar (&dots)[V::lanes]) const
+    SMX_INLINE void store_products(const double (&masses)[8], const double (&dots)[8]) const
     {
         V::store_short(out + r * stride, n,
-                       V::where_nonzero(prob[r], prob[r] * V::step_centred(t[r], masses[r], dots[r])));
+                       V::where_nonzero(prob[r], prob[r] * V::rough_minus(real{masses[r]}, t[r], real{dots[r]})));
         if constexpr (r + 1 < 8)
             store_products<r + 1>(masses, dots);
     }
@@ -324,8 +323,7 @@ struct eight_products {
     {
         const typename V::some inside = V::inside_short(n);
         typename V::vec sums[8];
-        typename V::step_sum masses[8];
-        typename V::scalar dots[V::lanes];
+        double masses[8], dots[8];
         load_probs(inside, sums);
         V::masses_of(sums, masses);
         SMX_LAUNDER(masses);
@@ -334,8 +332,8 @@ struct eight_products {
         SMX_LAUNDER(dots);
         if (V::is_tiny(V::load(dots, V::every(), V::zero())))
             return false;
-        for (const typename V::step_sum& mass : masses)
-            if (!is_one_but_for_rounding(real{mass.hi}))
+        for (const double mass : masses)
+            if (!is_one_but_for_rounding(real{mass}))
                 return false;
         store_products(masses, dots);
         return true;
@@ -488,8 +486,8 @@ void matrix_softmax_jvp(const typename V::scalar* in, const typename V::scalar* 
 {
     std::size_t r = 0;
     if constexpr (V::is_doubled) {
-        if (n != 0 && n <= V::most_doubled)
-            return doubled_rows<V, doubled_softmax_jvp>(in, with, out, rows, n, stride);
+        if (n - 1 < V::most_doubled && doubled_rows<V, doubled_softmax_jvp>(in, with, out, rows, n, stride))
+            return;
     } else if constexpr (V::lanes > 1)
         if (n <= V::lanes)
             for (; rows - r >= 8; r += 8) {

@@ -108,7 +108,7 @@ struct eight_sums {
         return W::even_lanes(even, odd) + W::odd_lanes(even, odd);
     }
 
-    // the same as hi + lo
+    // a sum as hi + lo, lane by lane
     static SMX_INLINE pairs two_sum_of(const vec& a, const vec& b, const vec& lo)
     {
         const vec s = a + b, b_part = s - a;
@@ -118,21 +118,6 @@ struct eight_sums {
     {
         const vec s = hi + lo;
         return {s, lo - (s - hi)};
-    }
-    static SMX_INLINE pairs pair_halves(const vec& a, const vec& b)
-    {
-        return two_sum_of(W::low_halves(a, b), W::high_halves(a, b), W::zero());
-    }
-    static SMX_INLINE pairs pair_quarters(const pairs& a, const pairs& b)
-    {
-        return two_sum_of(W::low_quarters(a.hi, b.hi), W::high_quarters(a.hi, b.hi), quarters(a.lo, b.lo));
-    }
-    static SMX_INLINE pairs pairs_of(const vec (&x)[8])
-    {
-        const pairs even = pair_quarters(pair_halves(x[0], x[2]), pair_halves(x[4], x[6]));
-        const pairs odd = pair_quarters(pair_halves(x[1], x[3]), pair_halves(x[5], x[7]));
-        const pairs s = two_sum_of(W::even_lanes(even.hi, odd.hi), W::odd_lanes(even.hi, odd.hi), W::zero());
-        return fast_two_sum_of(s.hi, s.lo + (W::even_lanes(even.lo, odd.lo) + W::odd_lanes(even.lo, odd.lo)));
     }
 };
 
@@ -553,7 +538,7 @@ struct rows<P, float> : term_rows<P, float> {
     // Products of short rows, in double: n <= 8 entries as load_short has them.
     static constexpr bool is_doubled = true;
     static constexpr std::size_t most_doubled = 4 * P::wide_lanes::lanes;
-    static constexpr std::size_t most_held_of_products = 8 * P::lanes;
+    static constexpr std::size_t most_held_of_products = 4 * P::lanes;
     static SMX_INLINE typename P::half load_doubled(const float* x, std::size_t n)
     {
         if (n == 8)
@@ -582,13 +567,13 @@ struct rows<P, float> : term_rows<P, float> {
         const typename P::wide_lanes::two_sums sums = P::wide_lanes::lane_sums(mass, dot);
         return {{sums.both[0]}, {sums.both[1]}};
     }
+    static SMX_INLINE product_sums totals_of(const typename P::sum& mass, const typename P::sum& dot)
+    {
+        return product_sums_of(mass.lower + mass.upper, dot.lower + dot.upper);
+    }
     static SMX_INLINE product_sums product_sums_of(const vec& mass, const vec& dot)
     {
         return product_sums_of(fold(mass), fold(dot));
-    }
-    static SMX_INLINE product_sums product_sums_of(const vec& mass, const vec& more_mass, const vec& dot)
-    {
-        return product_sums_of(fold(mass) + fold(more_mass), fold(dot));
     }
 
     // The same where every lane is a row, of not so many entries that a row by itself is faster: its sums, in double.
@@ -696,6 +681,7 @@ struct rows<P, float> : term_rows<P, float> {
 
     // products: so many steps may be added to each other before they meet a sum
     static constexpr std::size_t rough_group = 8;
+    static SMX_INLINE bool can_group() { return true; }
     static SMX_INLINE vec rough_minus(real s, const vec& x, real b) // s x - b, both to a float
     {
         return P::fms(narrow(s), x, narrow(b));
@@ -896,44 +882,49 @@ struct rows<P, double> : term_rows<P, double> {
         return sum_of_parts(a_hi + b_hi, (a - a_hi) + (b - b_hi));
     }
 
-    // The sums of products of rows of one step, of one row or of eight: s as hi + lo.
+    // Products of short rows: as one of floats is in double; from their sums, of one row or of eight.
     static constexpr bool is_doubled = false;
     static constexpr std::size_t most_held_of_products = 4 * P::lanes;
-    struct step_sum {
-        double hi, lo;
-    };
-    static SMX_INLINE step_sum mass_of(const vec& x)
+    using wide_lanes = P;
+    static constexpr std::size_t most_doubled = 4 * P::lanes;
+    static SMX_INLINE vec load_doubled(const double* x, std::size_t n)
     {
-        const pair s = P::lane_sum(x, P::zero());
-        return {s.hi.value, s.lo.value};
+        return n == P::lanes ? P::load(x, P::every(), P::zero()) : load_short(x, n);
+    }
+    static SMX_INLINE auto inside_doubled(std::size_t n) { return base::inside_short(n); }
+    static SMX_INLINE void store_doubled(double* x, std::size_t n, const vec& v)
+    {
+        if (n == P::lanes)
+            P::store(x, P::every(), v);
+        else
+            store_short(x, n, v);
     }
     struct product_sums {
-        pair mass, dot;
+        real mass, dot;
     };
-    static SMX_INLINE product_sums product_sums_of(const vec& mass, const vec& dot) // s is about 1
+    // s counts twice as much as <p, v>: the upper parts of its eight terms, multiples of 2^-45, are added without error. That of
+    // few, without a winner, is not so near 1.
+    static SMX_INLINE real sum_of_few(const vec& x) { return {P::lane_sum(x)}; }
+    static SMX_INLINE product_sums product_sums_of(const vec& mass, const vec& dot)
     {
-        return {held_total(P::set1(128), mass), step_total(dot)};
+        const vec upper = upper_part(P::set1(128), mass);
+        return {real{P::lane_sum(upper)} + real{P::lane_sum(mass - upper)}, {P::lane_sum(dot)}};
     }
-    static SMX_INLINE product_sums product_sums_of(const vec& mass, const vec& more_mass, const vec& dot,
-                                                   const vec& more_dot)
+    static SMX_INLINE product_sums totals_of(const typename P::sum& mass, const typename P::sum& dot)
     {
-        return {held_total(P::set1(128), mass, more_mass), step_total(dot, more_dot)};
+        const vec upper = upper_part(P::set1(128), mass.hi);
+        return {real{P::lane_sum(upper)} + real{P::lane_sum((mass.hi - upper) + mass.lo)}, dot.rough_total()};
     }
-    static SMX_INLINE double dot_of(const vec& x) { return P::lane_sum(x); }
+    static SMX_INLINE void masses_of(const vec (&x)[8], double (&masses)[8])
+    {
+        vec upper[8], rest[8];
+        for (int r = 0; r < 8; ++r) {
+            upper[r] = upper_part(P::set1(128), x[r]);
+            rest[r] = x[r] - upper[r];
+        }
+        P::store(masses, P::every(), eight::of(upper) + eight::of(rest));
+    }
     static SMX_INLINE void dots_of(const vec (&x)[8], double (&dots)[8]) { P::store(dots, P::every(), eight::of(x)); }
-    static SMX_INLINE void masses_of(const vec (&x)[8], step_sum (&masses)[8])
-    {
-        const typename eight::pairs s = eight::pairs_of(x);
-        double hi[8], lo[8];
-        P::store(hi, P::every(), s.hi);
-        P::store(lo, P::every(), s.lo);
-        for (int r = 0; r < 8; ++r)
-            masses[r] = {hi[r], lo[r]};
-    }
-    static SMX_INLINE vec step_centred(const vec& t, step_sum s, double dot) // s t - dot
-    {
-        return P::fma(P::set1(s.lo), t, P::fms(P::set1(s.hi), t, P::set1(dot)));
-    }
 
     // The same where every lane is a row: its sums, hi + lo.
     static constexpr std::size_t most_in_lanes = 22;
@@ -1025,7 +1016,8 @@ struct rows<P, double> : term_rows<P, double> {
     }
 
     static constexpr std::size_t rough_group = 4;
-    static SMX_INLINE vec rough_minus(pair s, const vec& x, pair b) { return scaled_minus(s, x, b); }
+    static SMX_INLINE bool can_group() { return current_mode_is_nearest(); } // else their roundings all go one way
+    static SMX_INLINE vec rough_minus(real s, const vec& x, real b) { return P::fms(narrow(s), x, narrow(b)); }
 
     static SMX_INLINE wide others(wide tail, const vec& e, bool is_largest)
     {

@@ -96,14 +96,6 @@ SMX_INLINE __m256d square_root(__m256d x)
     return x;
 }
 
-// 1 with 1/8 ulp more or less rounds to 1 in this mode only.
-SMX_INLINE bool current_mode_is_nearest()
-{
-    float one = 1, tiny = 0x1p-26f;
-    __asm__("" : "+x"(one), "+x"(tiny));
-    return one + tiny == one && one - tiny == one;
-}
-
 // The first count <= 16 of 16 entries of a mask; the bytes behind them are not read.
 SMX_INLINE __m128i mask_bytes(const bool* mask, std::size_t count)
 {
@@ -278,6 +270,10 @@ struct floats {
     {
         return static_cast<std::size_t>(__builtin_popcount(bits_of(which)));
     }
+    static SMX_INLINE std::size_t lowest(const some& which) // the first lane of some
+    {
+        return static_cast<std::size_t>(__builtin_ctz(bits_of(which)));
+    }
 
     static SMX_INLINE vec only(const some& one, const vec& x) // its lane everywhere; 0 if there is none
     {
@@ -384,6 +380,7 @@ struct floats {
             upper = upper + high(x) * high(y);
         }
         SMX_INLINE real total() const { return floats::lane_sum(lower + upper); }
+        SMX_INLINE real rough_total() const { return total(); }
     };
 
     static SMX_INLINE vec in_register(vec x) // loaded once for several uses
@@ -648,6 +645,10 @@ struct doubles {
     {
         return static_cast<std::size_t>(__builtin_popcount(bits_of(which)));
     }
+    static SMX_INLINE std::size_t lowest(const some& which) // the first lane of some
+    {
+        return static_cast<std::size_t>(__builtin_ctz(bits_of(which)));
+    }
 
     static SMX_INLINE vec only(const some& one, const vec& x)
     {
@@ -767,6 +768,7 @@ struct doubles {
         SMX_INLINE void add(const vec& a, const vec& b) { add(a + b); }
         SMX_INLINE void add_product(const vec& a, const vec& b) { add(a * b); }
         SMX_INLINE pair total() const { return doubles::lane_sum(hi, lo); }
+        SMX_INLINE real rough_total() const { return {doubles::lane_sum(hi + lo)}; }
     };
 
     static SMX_INLINE vec in_register(vec x) // loaded once for several uses

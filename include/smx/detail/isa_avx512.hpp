@@ -115,6 +115,10 @@ struct floats {
     {
         return static_cast<std::size_t>(__builtin_popcount(static_cast<unsigned>(which)));
     }
+    static SMX_INLINE std::size_t lowest(some which) // the first lane of some
+    {
+        return static_cast<std::size_t>(__builtin_ctz(static_cast<unsigned>(which)));
+    }
 
     static SMX_INLINE vec only(some one, vec x) // its lane everywhere; 0 if there is none
     {
@@ -213,6 +217,7 @@ struct floats {
             upper = upper + high(a) * high(b);
         }
         SMX_INLINE real total() const { return floats::lane_sum(lower + upper); }
+        SMX_INLINE real rough_total() const { return total(); }
     };
 
     // loaded once for several uses
@@ -367,6 +372,10 @@ struct doubles {
     {
         return static_cast<std::size_t>(__builtin_popcount(static_cast<unsigned>(which)));
     }
+    static SMX_INLINE std::size_t lowest(some which) // the first lane of some
+    {
+        return static_cast<std::size_t>(__builtin_ctz(static_cast<unsigned>(which)));
+    }
 
     static SMX_INLINE vec only(some one, vec x)
     {
@@ -475,6 +484,7 @@ struct doubles {
         SMX_INLINE void add(vec a, vec b) { add(a + b); }
         SMX_INLINE void add_product(vec a, vec b) { add(a * b); }
         SMX_INLINE pair total() const { return doubles::lane_sum(hi, lo); }
+        SMX_INLINE real rough_total() const { return {doubles::lane_sum(hi + lo)}; }
     };
 
     static SMX_INLINE vec in_register(vec x)

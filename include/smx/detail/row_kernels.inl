@@ -1580,7 +1580,7 @@ SMX_INLINE typename V::vec tangent_in_step(const typename V::vec& once, const ty
     return v - V::only(winners<V>(once), v);
 }
 
-// A short row of floats as vectors D of doubles. The last vector ends with the row; once: no entry twice.
+// A short row of floats, or of doubles, as vectors D of doubles. The last one ends with the row; once: no entry twice.
 template <class V, std::size_t... k>
 struct doubled_row {
     using D = typename V::wide_lanes;
@@ -1596,7 +1596,7 @@ struct doubled_row {
         if constexpr (count == 1)
             return V::load_doubled(x, n);
         else
-            return D::load_floats(x + row::template start<i>(n), D::every());
+            return V::load_doubled(x + row::template start<i>(n), D::lanes);
     }
     template <std::size_t i>
     SMX_INLINE auto own() const
@@ -1701,11 +1701,12 @@ struct doubled_softmax_jvp : doubled_tangent<V, k...> {
         : base(p, v, n_)
     {
     }
-    SMX_INLINE void store(typename V::scalar* out)
+    SMX_INLINE bool store(typename V::scalar* out)
     {
         const typename D::two_sums sums = base::sums();
         const typename D::vec s = sums.first(), dot = sums.second();
         (base::template store<k>(out, D::where_nonzero(prob[k], prob[k] * D::fms(s, t[k], dot))), ...);
+        return true;
     }
 };
 
@@ -1721,11 +1722,12 @@ struct doubled_log_jvp : doubled_tangent<V, k...> {
     {
         ((tangent[k] = base::template load<k>(v)), ...);
     }
-    SMX_INLINE void store(typename V::scalar* out)
+    SMX_INLINE bool store(typename V::scalar* out)
     {
         const typename D::two_sums sums = base::sums();
         const typename D::vec s = sums.first(), dot = sums.second();
         (base::template store<k>(out, D::fms(s, tangent[k] - base::origin, dot)), ...);
+        return true;
     }
 };
 
@@ -1744,7 +1746,7 @@ struct doubled_log_vjp : doubled_row<V, k...> {
         ((u[k] = base::template load<k>(u_)), ...);
         ((u_once[k] = D::keep(base::template own<k>(), u[k])), ...);
     }
-    SMX_INLINE void store(typename V::scalar* out) const
+    SMX_INLINE bool store(typename V::scalar* out) const
     {
         const typename D::two_sums sums = D::lane_sums(base::sum_of(once), base::sum_of(u_once));
         const vec s = sums.first(), total = sums.second(), most = base::most_of(s);
@@ -1758,31 +1760,34 @@ struct doubled_log_vjp : doubled_row<V, k...> {
             ((rest_u[k] = D::select(saturated[k], without.second(), rest_u[k])), ...);
         }
         (base::template store<k>(out, D::fms(u[k], rest[k], prob[k] * rest_u[k])), ...);
+        return true;
     }
 };
 
 template <class Row, class T, class... More>
-SMX_INLINE void doubled_rows_of(const T* p, const T* v, T* out, std::size_t rows, std::size_t n, std::size_t stride,
+SMX_INLINE bool doubled_rows_of(const T* p, const T* v, T* out, std::size_t rows, std::size_t n, std::size_t stride,
                                 More... more)
 {
     for (std::size_t r = 0; r < rows; ++r)
-        Row(p + r * stride, v + r * stride, n, more...).store(out + r * stride);
+        if (!Row(p + r * stride, v + r * stride, n, more...).store(out + r * stride))
+            return false;
+    return true;
 }
 
-// rows of at most V::most_doubled entries; more: what else a row takes
+// rows of at most V::most_doubled entries; more: what else a row takes. False: a row was not stored
 template <class V, template <class, std::size_t...> class Row, class... More>
-SMX_INLINE void doubled_rows(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+SMX_INLINE bool doubled_rows(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
                              std::size_t rows, std::size_t n, std::size_t stride, More... more)
 {
     constexpr std::size_t m = V::wide_lanes::lanes;
     if (n <= m)
-        doubled_rows_of<Row<V, 0>>(p, v, out, rows, n, stride, more...);
+        return doubled_rows_of<Row<V, 0>>(p, v, out, rows, n, stride, more...);
     else if (n <= 2 * m)
-        doubled_rows_of<Row<V, 0, 1>>(p, v, out, rows, n, stride, more...);
+        return doubled_rows_of<Row<V, 0, 1>>(p, v, out, rows, n, stride, more...);
     else if (n <= 3 * m)
-        doubled_rows_of<Row<V, 0, 1, 2>>(p, v, out, rows, n, stride, more...);
+        return doubled_rows_of<Row<V, 0, 1, 2>>(p, v, out, rows, n, stride, more...);
     else
-        doubled_rows_of<Row<V, 0, 1, 2, 3>>(p, v, out, rows, n, stride, more...);
+        return doubled_rows_of<Row<V, 0, 1, 2, 3>>(p, v, out, rows, n, stride, more...);
 }
 
 // p_i (s t_i - <p, t>), 0 where p_i = 0; for log_softmax s t_i - <p, t>. A row of one step in which s is 1 but for rounding
@@ -1793,15 +1798,15 @@ SMX_INLINE bool product_in_step(const typename V::scalar* p, const typename V::s
 {
     const typename V::some inside = V::inside_short(n);
     const typename V::vec prob = V::load_short(p, n), once = V::keep(inside, prob);
-    const typename V::step_sum mass = V::mass_of(once);
     const typename V::vec t = tangent_in_step<V>(once, V::load_short(v, n));
-    const typename V::scalar dot = V::dot_of(V::keep(inside, prob * V::where_nonzero(prob, t)));
-    if (!is_one_but_for_rounding(real{mass.hi}) || is_below(real{dot}, V::numbers::tiny))
+    const typename V::product_sums sums = V::product_sums_of(once, V::keep(inside, prob * V::where_nonzero(prob, t)));
+    if (!is_one_but_for_rounding(sums.mass) || is_below(sums.dot, V::numbers::tiny))
         return false;
     if constexpr (of_log)
-        V::store_short(out, n, V::step_centred(t, mass, dot));
+        V::store_short(out, n, V::rough_minus(sums.mass, t, sums.dot));
     else
-        V::store_short(out, n, V::where_nonzero(prob, prob * V::step_centred(V::where_nonzero(prob, t), mass, dot)));
+        V::store_short(out, n,
+                       V::where_nonzero(prob, prob * V::rough_minus(sums.mass, V::where_nonzero(prob, t), sums.dot)));
     return true;
 }
 
@@ -1853,7 +1858,7 @@ struct held_probs {
         return V::only(which, value);
     }
     SMX_INLINE bool has_winner() const { return V::count(winners<V>(max())) != 0; }
-    // pairs, or of floats fours and eights, before they meet a sum
+    // pairs or fours before they meet a sum
     template <std::size_t k = 0, std::size_t count = steps>
     SMX_INLINE typename V::vec terms(const typename V::vec (&x)[steps]) const
     {
@@ -1904,19 +1909,8 @@ struct held_product : held_probs<V, steps, partial> {
         else
             return dot_terms<k, count / 2>() + dot_terms<k + count / 2, count / 2>();
     }
-    SMX_INLINE typename V::product_sums sums() const
-    {
-        if constexpr (steps == 8)
-            return V::product_sums_of(base::template terms<0, 4>(prob), base::template terms<4, 4>(prob), dot_terms());
-        else if constexpr (V::is_doubled || steps == 2)
-            return V::product_sums_of(base::terms(prob), dot_terms());
-        else
-            return V::product_sums_of(base::template terms<0, 2>(prob), base::template terms<2, 2>(prob),
-                                      dot_terms<0, 2>(), dot_terms<2, 2>());
-    }
     template <std::size_t k = 0>
-    SMX_INLINE void store_products(typename V::scalar* out, const typename V::wide& mass,
-                                   const typename V::wide& dot) const
+    SMX_INLINE void store_products(typename V::scalar* out, real mass, real dot) const
     {
         const typename V::vec centred = V::rough_minus(mass, t[k], dot);
         V::store(out + row::template start<k>(n), V::every(),
@@ -1932,10 +1926,10 @@ struct held_product : held_probs<V, steps, partial> {
     {
         base::load(p, prob);
         load_tangents(origin());
-        const typename V::product_sums total = sums();
-        if (!is_one_but_for_rounding(V::leading(total.mass)) || V::is_tiny_sum(total.dot))
+        const typename V::product_sums sums = V::product_sums_of(base::terms(prob), dot_terms());
+        if (!is_one_but_for_rounding(sums.mass) || is_below(sums.dot, V::numbers::tiny))
             return false;
-        store_products(out, total.mass, total.dot);
+        store_products(out, sums.mass, sums.dot);
         return true;
     }
 };
@@ -1944,11 +1938,9 @@ template <class V, template <class, std::size_t, std::size_t> class Held> // of 
 SMX_INLINE bool done_in_registers(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
                                   std::size_t n)
 {
-    if constexpr (!V::is_doubled) {
+    if constexpr (!V::is_doubled)
         if (n <= 2 * V::lanes)
             return Held<V, 2, 1>(n, p, v).done(out);
-    } else if (n > 4 * V::lanes)
-        return Held<V, 8, 4>(n, p, v).done(out);
     return Held<V, 4, 2>(n, p, v).done(out);
 }
 
@@ -1967,130 +1959,157 @@ SMX_INLINE bool product_in_registers(const typename V::scalar* p, const typename
     return done_in_registers<V, Held>(p, v, out, n);
 }
 
-// The steps of a row of more than one step: s, <p, v>, and what no p exceeds.
-template <class V>
-struct near_sums {
+// s and <p, v>, or the sum of v where not weighted, of a row of more than one step, in which winners count as 0. careful: a
+// product with p = 0 is 0, whatever v.
+template <class V, bool weighted, bool careful>
+struct sums_without_winner {
+    using vec = typename V::vec;
     const typename V::scalar* p;
     const typename V::scalar* v;
-    typename V::vec origin, bound;
     typename V::sum mass, dot;
+    std::size_t winner, count; // the last of the winners, and how many there are
 
-    SMX_INLINE near_sums(const typename V::scalar* p_, const typename V::scalar* v_, const typename V::vec& origin_)
-        : p(p_), v(v_), origin(origin_), bound(V::zero()), mass(), dot()
+    SMX_INLINE sums_without_winner(const typename V::scalar* p_, const typename V::scalar* v_)
+        : p(p_), v(v_), mass(), dot(), winner(0), count(0)
     {
     }
-    SMX_INLINE typename V::vec prob(std::size_t i) const
+    SMX_INLINE vec load(std::size_t i) const { return V::in_register(V::load(p + i, V::every(), V::zero())); }
+    SMX_INLINE vec tangent(std::size_t i, const vec& prob) const
     {
-        return V::in_register(V::load(p + i, V::every(), V::zero()));
+        const vec x = V::load(v + i, V::every(), V::zero());
+        return careful ? V::where_nonzero(prob, x) : x;
     }
-    SMX_INLINE typename V::vec tangent(std::size_t i, const typename V::vec& prob) const // 0 infinity is never formed
+    // one step of the other sum, or two
+    SMX_INLINE vec other(std::size_t i, const vec& prob) const
     {
-        return V::where_nonzero(prob, V::load(v + i, V::every(), V::zero()) - origin);
+        return weighted ? prob * tangent(i, prob) : tangent(i, prob);
     }
-    SMX_INLINE void add_mass(const typename V::vec& x)
+    SMX_INLINE vec other(std::size_t i, const vec& first, const vec& second) const
     {
-        bound = V::max(bound, x);
-        mass.add(x);
+        if constexpr (weighted)
+            return V::fma(second, tangent(i + V::lanes, second), other(i, first));
+        else
+            return other(i, first) + other(i + V::lanes, second);
+    }
+    // the same of a step with winners
+    template <class Inside>
+    SMX_INLINE void add_step(std::size_t i, Inside inside, vec& probs, vec& others)
+    {
+        const vec x = V::keep(inside, load(i));
+        const typename V::some here = winners<V>(x);
+        if (V::count(here) != 0) {
+            winner = i + V::lowest(here);
+            count += V::count(here);
+        }
+        const vec prob = V::without_largest(here, x);
+        probs = probs + prob;
+        others =
+            others + (weighted ? prob * tangent(i, prob) : V::without_largest(here, V::keep(inside, tangent(i, prob))));
     }
     // s counts twice as much as <p, v>: no more than fours of it are added to each other before they meet the sum
-    template <std::size_t steps>
-    SMX_INLINE typename V::vec add_fours(std::size_t i) // their part of <p, v>
+    SMX_INLINE vec add_four(std::size_t i) // their part of the other sum
     {
-        if constexpr (steps == 8) {
-            const typename V::vec a = add_fours<4>(i);
-            return a + add_fours<4>(i + 4 * V::lanes);
-        } else if constexpr (steps == 4) {
-            const typename V::vec a = prob(i), b = prob(i + V::lanes);
-            const typename V::vec c = prob(i + 2 * V::lanes), d = prob(i + 3 * V::lanes);
-            add_mass((a + b) + (c + d));
-            return V::fma(b, tangent(i + V::lanes, b), a * tangent(i, a)) +
-                   V::fma(d, tangent(i + 3 * V::lanes, d), c * tangent(i + 2 * V::lanes, c));
-        } else if constexpr (steps == 2) {
-            const typename V::vec a = prob(i), b = prob(i + V::lanes);
-            add_mass(a + b);
-            return V::fma(b, tangent(i + V::lanes, b), a * tangent(i, a));
-        } else {
-            const typename V::vec a = prob(i);
-            add_mass(a);
-            return a * tangent(i, a);
+        constexpr std::size_t m = V::lanes;
+        const vec a = load(i), b = load(i + m), c = load(i + 2 * m), d = load(i + 3 * m);
+        if (SMX_LIKELY(V::count(winners<V>(V::max(V::max(a, b), V::max(c, d)))) == 0)) {
+            mass.add((a + b) + (c + d));
+            return other(i, a, b) + other(i + 2 * m, c, d);
         }
+        vec probs = V::zero(), others = probs;
+        for (std::size_t k = 0; k < 4 * m; k += m)
+            add_step(i + k, V::every(), probs, others);
+        mass.add(probs);
+        return others;
     }
-    template <std::size_t steps>
-    SMX_INLINE void add_steps(std::size_t n, std::size_t& i)
+    SMX_INLINE void add_row(std::size_t n)
     {
-        if (n - i >= steps * V::lanes) {
-            dot.add(add_fours<steps>(i));
-            i += steps * V::lanes;
-        }
-        if constexpr (steps > 1)
-            add_steps<steps / 2>(n, i);
-    }
-    SMX_INLINE std::size_t add_whole_steps(std::size_t n) // where they end
-    {
-        constexpr std::size_t group = V::rough_group;
+        constexpr std::size_t m = V::lanes, group = V::rough_group;
         std::size_t i = 0;
-        for (; n - i >= group * V::lanes; i += group * V::lanes)
-            dot.add(add_fours<group>(i));
-        add_steps<group / 2>(n, i);
-        return i;
+        for (; n - i >= group * m; i += group * m) {
+            vec others = add_four(i);
+            if constexpr (group == 8)
+                others = others + add_four(i + 4 * m);
+            dot.add(others);
+        }
+        if (i == n)
+            return;
+        vec probs = V::zero(), others = probs;
+        if (group == 8 && n - i >= 4 * m) {
+            others = add_four(i);
+            i += 4 * m;
+        }
+        for (; n - i >= m; i += m)
+            add_step(i, V::every(), probs, others);
+        if (i < n)
+            add_step(n - m, V::from(i - (n - m)), probs, others);
+        mass.add(probs);
+        dot.add(others);
     }
 };
 
-template <class V>
+// out_i = p_i (s v_i - <p, v>), 0 where p_i = 0; for log_softmax s v_i - <p, v>
+template <class V, bool of_log>
 struct near_product {
     const typename V::scalar* p;
     const typename V::scalar* v;
-    typename V::vec origin;
-    typename V::wide mass, dot;
+    real mass, dot;
 
-    SMX_INLINE typename V::vec of(const typename V::vec& prob, const typename V::vec& tangent) const
-    {
-        const typename V::vec t = V::where_nonzero(prob, tangent - origin);
-        return V::where_nonzero(prob, prob * V::rough_minus(mass, t, dot));
-    }
     SMX_INLINE typename V::vec at(std::size_t i, typename V::all inside) const
     {
+        const typename V::vec t = V::load(v + i, inside, V::zero());
+        if constexpr (of_log)
+            return V::rough_minus(mass, t, dot);
         const typename V::vec prob = V::in_register(V::load(p + i, inside, V::zero()));
-        return of(prob, V::load(v + i, inside, V::zero()));
+        return V::where_nonzero(prob, prob * V::rough_minus(mass, V::where_nonzero(prob, t), dot));
     }
 };
 
-// A row of more than one step in which the products are not tiny; else false. The last step ends with the row, whatever it
-// has in common with the one before.
-template <class V>
+// A row of more than one step in which s is 1 but for rounding and the products are neither tiny nor infinite; else false. The
+// last step ends with the row, whatever it has in common with the one before. The component of a winner m comes from the sums
+// without it, sum_j p_j (v_m - v_j); false too where hardly a digit of that is left: a constant tangent gives 0.
+template <class V, bool of_log, bool careful = false>
 SMX_INLINE bool product_of_steps(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
                                  std::size_t n)
 {
-    const std::size_t last = n - V::lanes;
-    near_product<V> product{p, v, V::zero(), {}, {}};
-    for (bool centred = false;; centred = true) {
-        near_sums<V> sums(p, v, product.origin);
-        const std::size_t whole = sums.add_whole_steps(n);
-        if (whole < n) {
-            const typename V::vec once = V::keep(V::from(whole - last), sums.prob(last));
-            sums.add_mass(once);
-            sums.dot.add(once * sums.tangent(last, once));
-        }
-        product.mass = sums.mass.total();
-        product.dot = sums.dot.total();
-        if (centred || !V::outweighs(V::reduce_max(sums.bound), product.mass))
-            break;
-        const typename V::vec max = row_max<V>(p, n, every_entry<V>{}, V::zero());
-        if (!V::outweighs(max, product.mass))
-            break;
-        product.origin = V::broadcast(v + index_of<V>(p, n, max));
+    sums_without_winner<V, true, careful> sums(p, v);
+    sums.add_row(n);
+    const typename V::product_sums total = V::totals_of(sums.mass, sums.dot);
+    near_product<V, of_log> product{p, v, total.mass, total.dot};
+    const std::size_t m = sums.winner;
+    real of_winner{0};
+    if (sums.count != 0) {
+        product.mass = sums.mass.rough_total();
+        const real prob{static_cast<double>(p[m])}, tangent{static_cast<double>(v[m])}, moved = product.mass * tangent;
+        of_winner = moved - product.dot;
+        if (is_below(of_winner, (moved * real{0x1p-18}).value) || is_below(of_winner, V::numbers::tiny))
+            return false;
+        if constexpr (!of_log)
+            of_winner = prob * of_winner;
+        product.mass = product.mass + prob;
+        product.dot = product.dot + prob * tangent;
     }
-    if (V::is_tiny_sum(product.dot))
+    if (sums.count > 1 || !is_one_but_for_rounding(product.mass) || is_below(product.dot, V::numbers::tiny) ||
+        !is_finite(product.dot) || !V::can_group())
         return false;
     store_lines<V>(n, out, product);
+    if (sums.count != 0)
+        out[m] = static_cast<typename V::scalar>(of_winner.value);
     return true;
+}
+
+template <class V, bool of_log> // what is infinite or NaN where p = 0 has no effect on others
+SMX_APART bool careful_product_of_steps(const typename V::scalar* p, const typename V::scalar* v,
+                                        typename V::scalar* out, std::size_t n)
+{
+    return product_of_steps<V, of_log, true>(p, v, out, n);
 }
 
 template <class V>
 SMX_APART void any_softmax_jvp(const typename V::scalar* probs, const typename V::scalar* tangent,
                                typename V::scalar* out, std::size_t n)
 {
-    if (n > V::most_held_of_products && product_of_steps<V>(probs, tangent, out, n))
+    if (n > V::most_held_of_products && (product_of_steps<V, false>(probs, tangent, out, n) ||
+                                         careful_product_of_steps<V, false>(probs, tangent, out, n)))
         return;
     product<V, true>(probs, out, n, centre<V, true>(probs, tangent, n));
 }
@@ -2103,8 +2122,8 @@ constexpr void row_softmax_jvp(const typename V::scalar* probs, const typename V
         if (n == 0)
             return;
         if constexpr (V::is_doubled)
-            if (n <= V::most_doubled)
-                return doubled_rows<V, doubled_softmax_jvp>(probs, tangent, out, 1, n, n);
+            if (n <= V::most_doubled && doubled_rows<V, doubled_softmax_jvp>(probs, tangent, out, 1, n, n))
+                return;
         if (n > V::most_held_of_products || !product_in_registers<V, false, held_softmax_jvp>(probs, tangent, out, n))
             any_softmax_jvp<V>(probs, tangent, out, n);
     } else
@@ -2162,10 +2181,13 @@ constexpr void row_log_softmax_jvp(const typename V::scalar* probs, const typena
                                    typename V::scalar* out, std::size_t n)
 {
     if constexpr (V::is_doubled)
-        if (n - 1 < V::most_doubled)
-            return doubled_rows<V, doubled_log_jvp>(probs, tangent, out, 1, n, n);
+        if (n - 1 < V::most_doubled && doubled_rows<V, doubled_log_jvp>(probs, tangent, out, 1, n, n))
+            return;
     if constexpr (V::lanes > 1)
-        if (n - 1 < V::most_held_of_products && product_in_registers<V, true, held_log_jvp>(probs, tangent, out, n))
+        if (n != 0 &&
+            (n <= V::most_held_of_products ? product_in_registers<V, true, held_log_jvp>(probs, tangent, out, n)
+                                           : product_of_steps<V, true>(probs, tangent, out, n) ||
+                                                 careful_product_of_steps<V, true>(probs, tangent, out, n)))
             return;
     const centred_tangent<V, tangent_row<V>> row = centre<V, false>(probs, tangent, n);
     if (V::is_tiny(V::narrow(row.dot)) && all_tiny<V, true>(probs, n, row.tangent))
@@ -2248,6 +2270,17 @@ struct cotangent_terms {
     }
 };
 
+// u rest - p rest_u where the larger product is near the subnormal numbers: times 2^bias, which others might not stand
+template <class V>
+SMX_INLINE constexpr typename V::vec scaled_log_product(const typename V::vec& prob, const typename V::vec& cotangent,
+                                                        const typename V::vec& rest, const typename V::vec& rest_u,
+                                                        const typename V::vec& largest)
+{
+    const typename V::vec small_u = V::alone(V::where_tiny(largest, cotangent, V::zero()));
+    const typename V::vec small_p = V::alone(V::where_tiny(largest, prob, V::zero()));
+    return (small_u * (rest * V::up()) - small_p * V::up() * rest_u) * V::down();
+}
+
 // out_i = u_i sum_{j != i} p_j - p_i sum_{j != i} u_j
 template <class V>
 struct log_vjp_pass : each_step<V, log_vjp_pass<V>> {
@@ -2272,11 +2305,8 @@ struct log_vjp_pass : each_step<V, log_vjp_pass<V>> {
         const typename V::vec a = cotangent * rest, b = prob * rest_u, largest = V::max(V::abs(a), V::abs(b));
         if (SMX_LIKELY(!V::is_tiny(largest)))
             return V::store(out + i, inside, a - b);
-        // products near the subnormal numbers once more, times 2^bias, which others might not stand
-        const typename V::vec small_u = V::alone(V::where_tiny(largest, cotangent, V::zero()));
-        const typename V::vec small_p = V::alone(V::where_tiny(largest, prob, V::zero()));
-        const typename V::vec scaled = (small_u * (rest * V::up()) - small_p * V::up() * rest_u) * V::down();
-        V::store(out + i, inside, V::where_tiny(largest, scaled, a - b));
+        V::store(out + i, inside,
+                 V::where_tiny(largest, scaled_log_product<V>(prob, cotangent, rest, rest_u, largest), a - b));
     }
 };
 
@@ -2285,17 +2315,18 @@ struct log_vjp_pass : each_step<V, log_vjp_pass<V>> {
 // s is not 1, products are near the subnormal numbers, or differences might overflow.
 template <class V>
 struct rest_sums {
-    typename V::wide probs, cotangents;
+    real probs, cotangents;
     typename V::vec prob, cotangent; // of the winner
 
     SMX_INLINE bool is_ordinary() const
     {
-        return is_one_but_for_rounding(V::leading(probs) + V::lane(prob)) && !V::may_overflow(cotangent);
+        return is_one_but_for_rounding(probs + V::lane(prob)) && !V::may_overflow(cotangent);
     }
     // and which lanes are tiny
     SMX_INLINE typename V::some products(const typename V::vec& p, const typename V::vec& u, typename V::vec& out) const
     {
-        const typename V::vec a = u * V::minus(probs, p - prob), b = p * V::minus(cotangents, u - cotangent);
+        const typename V::vec a = u * (V::narrow(probs) - (p - prob));
+        const typename V::vec b = p * (V::narrow(cotangents) - (u - cotangent));
         out = a - b;
         return V::tiny(V::max(V::abs(a), V::abs(b)));
     }
@@ -2309,9 +2340,11 @@ SMX_INLINE bool log_vjp_in_step(const typename V::scalar* p, const typename V::s
     const typename V::vec prob = V::load_short(p, n), once = V::keep(inside, prob);
     const typename V::vec cotangent = V::load_short(u, n);
     const typename V::some winner = winners<V>(once);
-    const rest_sums<V> rest{V::step_total(V::select(winner, V::zero(), once), n),
-                            V::step_total(V::select(winner, V::zero(), V::keep(inside, cotangent)), n),
-                            V::only(winner, once), V::only(winner, cotangent)};
+    const typename V::vec others = V::select(winner, V::zero(), once);
+    const typename V::product_sums sums =
+        V::product_sums_of(others, V::select(winner, V::zero(), V::keep(inside, cotangent)));
+    const rest_sums<V> rest{V::count(winner) != 0 ? V::sum_of_few(others) : sums.mass, sums.dot, V::only(winner, once),
+                            V::only(winner, cotangent)};
     typename V::vec product;
     if (V::count(winner) > 1 || !rest.is_ordinary() || V::count(rest.products(prob, cotangent, product)) != 0)
         return false;
@@ -2348,20 +2381,6 @@ struct held_log_vjp : held_probs<V, steps, partial> {
         else
             return count;
     }
-    SMX_INLINE typename V::product_sums sums() const
-    {
-        if constexpr (steps == 8)
-            return V::product_sums_of(base::template terms<0, 4>(prob), base::template terms<4, 4>(prob),
-                                      base::terms(cotangent));
-        else if constexpr (V::is_doubled)
-            return V::product_sums_of(base::terms(prob), base::terms(cotangent));
-        else { // probabilities without the winner may be tiny
-            constexpr std::size_t half = steps / 2;
-            return {
-                V::step_total(base::template terms<0, half>(prob), base::template terms<half, half>(prob)),
-                V::step_total(base::template terms<0, half>(cotangent), base::template terms<half, half>(cotangent))};
-        }
-    }
     template <std::size_t k = 0>
     SMX_INLINE typename V::some find_products(const rest_sums<V>& rest) // which lanes are tiny
     {
@@ -2389,9 +2408,12 @@ struct held_log_vjp : held_probs<V, steps, partial> {
             if (leave_out_winners() > 1)
                 return false;
         }
-        const typename V::product_sums total = sums();
-        rest.probs = total.mass;
-        rest.cotangents = total.dot;
+        const typename V::product_sums sums = V::product_sums_of(base::terms(prob), base::terms(cotangent));
+        rest.probs = sums.mass;
+        rest.cotangents = sums.dot;
+        if constexpr (!V::is_doubled)
+            if (has_winner)
+                rest.probs = V::sum_of_few(base::terms(prob));
         if (has_winner)
             load();
         if (!rest.is_ordinary() || V::count(find_products(rest)) != 0)
@@ -2411,15 +2433,65 @@ SMX_INLINE bool log_vjp_in_registers(const typename V::scalar* p, const typename
     return done_in_registers<V, held_log_vjp>(p, u, out, n);
 }
 
+// The same of a longer row. Products near the subnormal numbers are found again as log_vjp_pass does.
+template <class V>
+struct near_log_vjp {
+    const typename V::scalar* p;
+    const typename V::scalar* u;
+    real probs, cotangents; // the sums of all
+
+    SMX_INLINE typename V::vec at(std::size_t i, typename V::all inside) const
+    {
+        const typename V::vec prob = V::in_register(V::load(p + i, inside, V::zero()));
+        const typename V::vec cotangent = V::in_register(V::load(u + i, inside, V::zero()));
+        const typename V::vec rest = V::narrow(probs) - prob, rest_u = V::narrow(cotangents) - cotangent;
+        const typename V::vec a = cotangent * rest, b = prob * rest_u, largest = V::max(V::abs(a), V::abs(b));
+        if (SMX_LIKELY(!V::is_tiny(largest)))
+            return a - b;
+        return V::where_tiny(largest, scaled_log_product<V>(prob, cotangent, rest, rest_u, largest), a - b);
+    }
+};
+
+// As product_of_steps; the sum of u is far from infinite.
+template <class V>
+SMX_INLINE bool log_vjp_of_steps(const typename V::scalar* p, const typename V::scalar* u, typename V::scalar* out,
+                                 std::size_t n)
+{
+    sums_without_winner<V, false, false> sums(p, u);
+    sums.add_row(n);
+    const typename V::product_sums total = V::totals_of(sums.mass, sums.dot);
+    near_log_vjp<V> product{p, u, total.mass, total.dot};
+    const std::size_t m = sums.winner;
+    real of_winner{0};
+    if (sums.count != 0) {
+        product.probs = sums.mass.rough_total();
+        const real prob{static_cast<double>(p[m])}, cotangent{static_cast<double>(u[m])};
+        const real a = cotangent * product.probs, b = prob * product.cotangents;
+        if (is_below(a, V::numbers::tiny) && is_below(b, V::numbers::tiny))
+            return false;
+        of_winner = a - b;
+        product.probs = product.probs + prob;
+        product.cotangents = product.cotangents + cotangent;
+    }
+    if (sums.count > 1 || !is_one_but_for_rounding(product.probs) || !is_below(product.cotangents, V::numbers::huge) ||
+        !V::can_group())
+        return false;
+    store_lines<V>(n, out, product);
+    if (sums.count != 0)
+        out[m] = static_cast<typename V::scalar>(of_winner.value);
+    return true;
+}
+
 template <class V>
 constexpr void row_log_softmax_vjp(const typename V::scalar* probs, const typename V::scalar* cotangent,
                                    typename V::scalar* out, std::size_t n)
 {
     if constexpr (V::is_doubled)
-        if (n - 1 < V::most_doubled)
-            return doubled_rows<V, doubled_log_vjp>(probs, cotangent, out, 1, n, n);
+        if (n - 1 < V::most_doubled && doubled_rows<V, doubled_log_vjp>(probs, cotangent, out, 1, n, n))
+            return;
     if constexpr (V::lanes > 1)
-        if (n - 1 < V::most_held_of_products && log_vjp_in_registers<V>(probs, cotangent, out, n))
+        if (n != 0 && (n <= V::most_held_of_products ? log_vjp_in_registers<V>(probs, cotangent, out, n)
+                                                     : log_vjp_of_steps<V>(probs, cotangent, out, n)))
             return;
     mass_and_sum<V, cotangent_terms<V>> sums(probs, {cotangent});
     walk<V>(n, sums);
@@ -2481,8 +2553,15 @@ struct curvature_row {
     }
 };
 
-// The same of a short row of floats, in double. The tangents of entry `origin`, any with p > 0, are taken out first: those of a
-// constant row are then 0.
+// No product of two overflows, and not all are subnormal.
+template <class V>
+SMX_INLINE bool are_factors(const typename V::vec& largest)
+{
+    return V::count(V::less_than(V::set1(V::numbers::largest_factor), largest)) == 0 &&
+           V::count(V::less_than(V::set1(V::numbers::least_factor), largest)) != 0;
+}
+
+// The same of a short row, in double. The tangents of entry `origin` are taken out first: those of a constant row are then 0.
 template <class V, std::size_t... k>
 struct doubled_hvp : doubled_row<V, k...> {
     using base = doubled_row<V, k...>;
@@ -2507,25 +2586,161 @@ struct doubled_hvp : doubled_row<V, k...> {
         const vec terms[] = {once[k] * x[k]...};
         return base::sum_of(terms);
     }
-    SMX_INLINE void store(typename V::scalar* out) const
+    static SMX_INLINE bool is_ordinary(const vec (&x)[count])
+    {
+        vec largest = D::zero();
+        ((largest = D::max(largest, D::abs(x[k]))), ...);
+        return are_factors<V>(largest);
+    }
+    SMX_INLINE bool is_ordinary(double mass, real mean_u, real mean_v) const // no NaN either
+    {
+        return is_one_but_for_rounding(real{mass}) && is_finite(mean_u) && is_finite(mean_v) && is_ordinary(u) &&
+               is_ordinary(v);
+    }
+    SMX_INLINE bool store(typename V::scalar* out) const // false, of doubles: the row is not ordinary
     {
         const typename D::two_sums sums = D::lane_sums(base::sum_of(once), weighted_sum(u));
         const double mass = sums.both[0];
         const real mean_u = apart(real{sums.both[1]} / real{mass});
         const real mean_v = apart(real{D::lane_sum(weighted_sum(v))} / real{mass});
+        if constexpr (!V::is_doubled)
+            if (!is_ordinary(mass, mean_u, mean_v))
+                return false;
         const vec curvature[] = {(u[k] - D::set1(mean_u.value)) * (v[k] - D::set1(mean_v.value))...};
         const vec s = D::set1(mass), dot = D::set1(D::lane_sum(weighted_sum(curvature)));
         (base::template store<k>(out, D::where_nonzero(prob[k], prob[k] * D::fms(s, curvature[k], dot))), ...);
+        return true;
     }
 };
 
+// An entry that is not rare, p > 1 / 2n: differences with its tangents lose no more than sums do. Of short floats, which have
+// 29 digits more in double, any but a very rare one. n if there is none.
 template <class V>
-constexpr std::size_t first_nonzero(const typename V::scalar* p, std::size_t n)
+SMX_INLINE std::size_t common_entry(const typename V::scalar* p, std::size_t n)
 {
+    using scalar = typename V::scalar;
+    scalar limit = V::is_doubled ? scalar(0x1p-20) : scalar(0x1p-6);
     std::size_t i = 0;
-    while (i < n && p[i] == 0)
+    if (n > V::most_doubled) {
+        limit = scalar(0.5) / static_cast<scalar>(n);
+        while (n - i >= V::lanes && V::count(V::less_than(V::set1(limit), V::load(p + i, V::every(), V::zero()))) == 0)
+            i += V::lanes;
+    }
+    while (i < n && !(limit < p[i]))
         ++i;
     return i;
+}
+
+// The same of a longer row: s, <p, u'> and <p, v'> for the differences u', v' with entry `origin`, and the largest of those.
+template <class V>
+struct curvature_sums {
+    using vec = typename V::vec;
+    const typename V::scalar* p;
+    const typename V::scalar* u;
+    const typename V::scalar* v;
+    vec u_origin, v_origin, largest_u, largest_v;
+    typename V::sum mass, dot_u, dot_v;
+
+    SMX_INLINE curvature_sums(const typename V::scalar* p_, const typename V::scalar* u_, const typename V::scalar* v_,
+                              std::size_t origin)
+        : p(p_), u(u_), v(v_), u_origin(V::broadcast(u + origin)), v_origin(V::broadcast(v + origin)),
+          largest_u(V::zero()), largest_v(V::zero()), mass(), dot_u(), dot_v()
+    {
+    }
+    template <class Inside>
+    SMX_INLINE void add_step(std::size_t i, Inside inside, vec& probs, vec& of_u, vec& of_v)
+    {
+        const vec prob = V::keep(inside, V::in_register(V::load(p + i, V::every(), V::zero())));
+        const vec du = V::where_nonzero(prob, V::load(u + i, V::every(), V::zero()) - u_origin);
+        const vec dv = V::where_nonzero(prob, V::load(v + i, V::every(), V::zero()) - v_origin);
+        largest_u = V::magnitude(largest_u, du);
+        largest_v = V::magnitude(largest_v, dv);
+        probs = probs + prob;
+        of_u = V::fma(prob, du, of_u);
+        of_v = V::fma(prob, dv, of_v);
+    }
+    SMX_INLINE void add_row(std::size_t n)
+    {
+        constexpr std::size_t m = V::lanes;
+        for (std::size_t i = 0; i < n;) {
+            vec probs = V::zero(), of_u = probs, of_v = probs;
+            if (n - i >= 4 * m) {
+                add_step(i, V::every(), probs, of_u, of_v);
+                add_step(i + m, V::every(), probs, of_u, of_v);
+                add_step(i + 2 * m, V::every(), probs, of_u, of_v);
+                add_step(i + 3 * m, V::every(), probs, of_u, of_v);
+                i += 4 * m;
+            } else {
+                for (; n - i >= m; i += m)
+                    add_step(i, V::every(), probs, of_u, of_v);
+                if (i < n)
+                    add_step(n - m, V::from(i - (n - m)), probs, of_u, of_v);
+                i = n;
+            }
+            mass.add(probs);
+            dot_u.add(of_u);
+            dot_v.add(of_v);
+        }
+    }
+};
+
+// p_i (s c_i - <p, c>), 0 where p_i = 0, c = (u' - mean) o (v' - mean)
+template <class V>
+struct near_curvature {
+    using vec = typename V::vec;
+    const typename V::scalar* p;
+    const typename V::scalar* u;
+    const typename V::scalar* v;
+    vec u_origin, v_origin;
+    real mean_u, mean_v, mass, dot;
+
+    SMX_INLINE vec curvature(std::size_t i, const vec& prob) const
+    {
+        const vec du = V::where_nonzero(prob, V::load(u + i, V::every(), V::zero()) - u_origin);
+        const vec dv = V::where_nonzero(prob, V::load(v + i, V::every(), V::zero()) - v_origin);
+        return (du - V::narrow(mean_u)) * (dv - V::narrow(mean_v));
+    }
+    SMX_INLINE vec term(std::size_t i) const
+    {
+        const vec prob = V::in_register(V::load(p + i, V::every(), V::zero()));
+        return prob * curvature(i, prob);
+    }
+    SMX_INLINE real dot_of(std::size_t n) const
+    {
+        constexpr std::size_t m = V::lanes;
+        typename V::sum sum;
+        std::size_t i = 0;
+        for (; n - i >= 4 * m; i += 4 * m)
+            sum.add((term(i) + term(i + m)) + (term(i + 2 * m) + term(i + 3 * m)));
+        for (; n - i >= m; i += m)
+            sum.add(term(i));
+        if (i < n)
+            sum.add(V::keep(V::from(i - (n - m)), term(n - m)));
+        return sum.rough_total();
+    }
+    SMX_INLINE vec at(std::size_t i, typename V::all inside) const
+    {
+        const vec prob = V::in_register(V::load(p + i, inside, V::zero()));
+        return V::where_nonzero(prob, prob * V::rough_minus(mass, curvature(i, prob), dot));
+    }
+};
+
+// false: s is not 1 but for rounding, or differences are far from it
+template <class V>
+SMX_INLINE bool hvp_of_steps(const typename V::scalar* p, const typename V::scalar* u, const typename V::scalar* v,
+                             typename V::scalar* out, std::size_t n, std::size_t origin)
+{
+    curvature_sums<V> sums(p, u, v, origin);
+    sums.add_row(n);
+    const real mass = sums.mass.rough_total();
+    const real mean_u = sums.dot_u.rough_total() / mass, mean_v = sums.dot_v.rough_total() / mass;
+    if (!is_one_but_for_rounding(mass) || !is_finite(mean_u) || !is_finite(mean_v) || !are_factors<V>(sums.largest_u) ||
+        !are_factors<V>(sums.largest_v))
+        return false;
+    near_curvature<V> product{p, u, v, sums.u_origin, sums.v_origin, mean_u, mean_v, mass, {}};
+    product.dot = product.dot_of(n);
+    store_lines<V>(n, out, product);
+    return true;
 }
 
 // J (u~ o v~)
@@ -2535,10 +2750,11 @@ constexpr void row_softmax_hvp(const typename V::scalar* probs, const typename V
 {
     if (n == 0)
         return;
-    if constexpr (V::is_doubled)
-        if (n <= V::most_doubled)
-            if (const std::size_t origin = first_nonzero<V>(probs, n); origin < n)
-                return doubled_rows<V, doubled_hvp>(probs, tangent, out, 1, n, n, cotangent, origin);
+    if constexpr (V::lanes > 1)
+        if (const std::size_t origin = common_entry<V>(probs, n); origin < n)
+            if (n <= V::most_doubled ? doubled_rows<V, doubled_hvp>(probs, tangent, out, 1, n, n, cotangent, origin)
+                                     : hvp_of_steps<V>(probs, cotangent, tangent, out, n, origin))
+                return;
     const std::size_t m = index_of<V>(probs, n, row_max<V>(probs, n, every_entry<V>{}, V::zero()));
     const curvature_row<V> curvature{centring_of<V>(cotangent, probs, n, m), centring_of<V>(tangent, probs, n, m)};
     product<V, false>(probs, out, n, centre_row<V, false>(probs, n, curvature));

@@ -132,6 +132,13 @@ SMX_INLINE constexpr real apart(real x)
     return x;
 }
 
+// 1 with 1/8 ulp more or less rounds to 1 in this mode only.
+SMX_INLINE bool current_mode_is_nearest()
+{
+    const real one = apart(real{1}), little = apart(real{0x1p-55});
+    return apart(one + little) == one && apart(one - little) == one;
+}
+
 SMX_INLINE constexpr pair fast_two_sum(real a, real b) // |a| >= |b|
 {
     const real s = a + b;
@@ -339,9 +346,8 @@ struct wide_arithmetic<float> {
     static constexpr double small_part = 0.15;                     // of depth, times log2(e): 29
     static constexpr float two_to_bias = 0x1p64f, tiny = 0x1p-90f; // below tiny, products may be subnormal
     static constexpr float huge = 0x1p+102f;                       // the largest number and this do not overflow
+    static constexpr float largest_factor = 0x1p60f, least_factor = 0x1p-50f;
 
-    static SMX_INLINE constexpr real leading(wide x) { return x; }
-    static SMX_INLINE constexpr bool is_tiny_sum(wide x) { return is_below(x, static_cast<double>(tiny)); }
     static SMX_INLINE constexpr real as_double(const float& x) { return {static_cast<double>(x)}; }
     static SMX_INLINE constexpr const exp_scale<float>& unit_scale() { return unit_scale_of_floats; }
     static SMX_INLINE constexpr const exp_scale<float>& half_scale() { return half_scale_of_floats; }
@@ -389,9 +395,7 @@ struct wide_arithmetic<double> {
     static constexpr double magic = 0x1.8p+48;
     static constexpr double small_part = 0.2;
     static constexpr double two_to_bias = 0x1p512, tiny = 0x1p-900, huge = 0x1p+969;
-
-    static SMX_INLINE constexpr real leading(wide x) { return x.hi; }
-    static SMX_INLINE constexpr bool is_tiny_sum(wide x) { return is_below(x.hi, tiny); }
+    static constexpr double largest_factor = 0x1p500, least_factor = 0x1p-400;
 
     static SMX_INLINE constexpr const exp_scale<double>& unit_scale() { return unit_scale_of_doubles; }
     static SMX_INLINE constexpr const exp_scale<double>& half_scale() { return half_scale_of_doubles; }
