@@ -8,7 +8,7 @@
 // A row in a lane has the bits that it has by itself: its operations are those of one step in row_kernels.inl, and its sums
 // are taken in their tree.
 //
-// Not a header: included after row_kernels.inl, with the same rules.
+// Not a header: included after jacobian_kernels.inl, with the same rules.
 
 // ---- one row a lane -------------------------------------------------------------------------------------------------
 

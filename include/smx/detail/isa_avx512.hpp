@@ -553,6 +553,8 @@ using f64 = rows<doubles, double>;
 
 #include <smx/detail/row_kernels.inl>
 
+#include <smx/detail/jacobian_kernels.inl>
+
 #include <smx/detail/batch_kernels.inl>
 #include <smx/detail/loss_kernels.inl>
 #include <smx/detail/operator_kernels.inl>

@@ -710,6 +710,8 @@ struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
 
 #include <smx/detail/row_kernels.inl>
 
+#include <smx/detail/jacobian_kernels.inl>
+
 #include <smx/detail/batch_kernels.inl>
 #include <smx/detail/loss_kernels.inl>
 #include <smx/detail/operator_kernels.inl>

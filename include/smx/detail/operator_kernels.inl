@@ -4,7 +4,7 @@
 //   probs --totals_of--> s, s - max, argmax      kept by a jacobian_view; all else is made of these and of probs
 //
 // with r = s - p_m the sum without one largest entry m, poles s p_i, and w = sqrt(p).
-// Not a header: each isa_*.hpp includes this text after row_kernels.inl, under the same rules.
+// Not a header: each isa_*.hpp includes this text after jacobian_kernels.inl, under the same rules.
 
 // ---- entries and sums -----------------------------------------------------------------------------------------------
 

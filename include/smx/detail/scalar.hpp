@@ -348,6 +348,8 @@ struct wide_arithmetic<float> {
     static constexpr float huge = 0x1p+102f;                       // the largest number and this do not overflow
     static constexpr float largest_factor = 0x1p60f, least_factor = 0x1p-50f;
 
+    static SMX_INLINE constexpr bool is_tiny_sum(real x) { return is_below(x, static_cast<double>(tiny)); }
+    static SMX_INLINE constexpr bool is_below_huge(real x) { return is_below(x, static_cast<double>(huge)); }
     static SMX_INLINE constexpr real as_double(const float& x) { return {static_cast<double>(x)}; }
     static SMX_INLINE constexpr const exp_scale<float>& unit_scale() { return unit_scale_of_floats; }
     static SMX_INLINE constexpr const exp_scale<float>& half_scale() { return half_scale_of_floats; }
@@ -397,6 +399,8 @@ struct wide_arithmetic<double> {
     static constexpr double two_to_bias = 0x1p512, tiny = 0x1p-900, huge = 0x1p+969;
     static constexpr double largest_factor = 0x1p500, least_factor = 0x1p-400;
 
+    static SMX_INLINE constexpr bool is_tiny_sum(real x) { return is_below(x, tiny); }
+    static SMX_INLINE constexpr bool is_below_huge(real x) { return is_below(x, huge); }
     static SMX_INLINE constexpr const exp_scale<double>& unit_scale() { return unit_scale_of_doubles; }
     static SMX_INLINE constexpr const exp_scale<double>& half_scale() { return half_scale_of_doubles; }
 
