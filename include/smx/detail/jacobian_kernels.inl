@@ -479,6 +479,26 @@ SMX_INLINE bool doubled_rows(const typename V::scalar* p, const typename V::scal
         return doubled_rows_of<Row<V, 0, 1, 2, 3>>(p, v, out, rows, n, stride, more...);
 }
 
+// J v of a short row with one p that is not 0, s = p_m: 0; for log_softmax s (v_i - v_m). False: the row is another, or v_m is not
+// finite.
+template <class V, bool of_log>
+SMX_APART bool product_of_one(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                              std::size_t n)
+{
+    std::size_t m = 0, count = 0;
+    for (std::size_t i = 0; i < n; ++i)
+        if (!(p[i] == 0)) {
+            m = i;
+            ++count;
+        }
+    const real s{static_cast<double>(p[m])}, origin{static_cast<double>(v[m])};
+    if (count != 1 || !is_finite(origin))
+        return false;
+    for (std::size_t i = 0; i < n; ++i)
+        out[i] = of_log ? static_cast<typename V::scalar>((s * (real{static_cast<double>(v[i])} - origin)).value) : 0;
+    return true;
+}
+
 // p_i (s t_i - <p, t>), 0 where p_i = 0; for log_softmax s t_i - <p, t>. A row of one step in which s is 1 but for rounding
 // and the products are not tiny; else false.
 template <class V, bool of_log>
@@ -489,8 +509,10 @@ SMX_INLINE bool product_in_step(const typename V::scalar* p, const typename V::s
     const typename V::vec prob = V::load_short(p, n), once = V::keep(inside, prob);
     const typename V::vec t = tangent_in_step<V>(once, V::load_short(v, n));
     const typename V::product_sums sums = V::product_sums_of(once, V::keep(inside, prob * V::where_nonzero(prob, t)));
-    if (!is_one_but_for_rounding(sums.mass) || V::is_tiny_sum(sums.dot))
+    if (!is_one_but_for_rounding(sums.mass))
         return false;
+    if (V::is_tiny_sum(sums.dot))
+        return product_of_one<V, of_log>(p, v, out, n);
     if constexpr (of_log)
         V::store_short(out, n, V::rough_minus(sums.mass, t, sums.dot));
     else
@@ -616,8 +638,10 @@ struct held_product : held_probs<V, steps, partial> {
         base::load(p, prob);
         load_tangents(origin());
         const typename V::product_sums sums = V::product_sums_of(base::terms(prob), dot_terms());
-        if (!is_one_but_for_rounding(sums.mass) || V::is_tiny_sum(sums.dot))
+        if (!is_one_but_for_rounding(sums.mass))
             return false;
+        if (V::is_tiny_sum(sums.dot))
+            return product_of_one<V, of_log>(p, v, out, n);
         store_products(out, sums.mass, sums.dot);
         return true;
     }
@@ -766,19 +790,21 @@ SMX_INLINE bool product_of_steps(const typename V::scalar* p, const typename V::
     near_product<V, of_log> product{p, v, total.mass, total.dot};
     const std::size_t m = sums.winner;
     real of_winner{0};
+    bool is_alone = false; // no other p but 0
     if (sums.count != 0) {
         product.mass = sums.mass.rough_total();
+        is_alone = product.mass == real{0};
         const real prob{static_cast<double>(p[m])}, tangent{static_cast<double>(v[m])}, moved = product.mass * tangent;
         of_winner = moved - product.dot;
-        if (is_below(of_winner, (moved * real{0x1p-18}).value) || V::is_tiny_sum(of_winner))
+        if (!is_alone && (is_below(of_winner, (moved * real{0x1p-18}).value) || V::is_tiny_sum(of_winner)))
             return false;
         if constexpr (!of_log)
             of_winner = prob * of_winner;
         product.mass = product.mass + prob;
         product.dot = product.dot + prob * tangent;
     }
-    if (sums.count > 1 || !is_one_but_for_rounding(product.mass) || V::is_tiny_sum(product.dot) ||
-        !is_finite(product.dot) || !V::can_group())
+    if (sums.count > 1 || !is_one_but_for_rounding(product.mass) || !is_finite(product.dot) || !V::can_group() ||
+        (V::is_tiny_sum(product.dot) && !(is_alone && product.dot == real{0})))
         return false;
     store_lines<V>(n, out, product);
     if (sums.count != 0)
@@ -1242,12 +1268,13 @@ struct curvature_row {
     }
 };
 
-// No product of two overflows, and not all are subnormal.
+// No product of two overflows, and not all are subnormal, or all are 0.
 template <class V>
 SMX_INLINE bool are_factors(const typename V::vec& largest)
 {
     return V::count(V::less_than(V::set1(V::numbers::largest_factor), largest)) == 0 &&
-           V::count(V::less_than(V::set1(V::numbers::least_factor), largest)) != 0;
+           (V::count(V::less_than(V::set1(V::numbers::least_factor), largest)) != 0 ||
+            V::count(V::less_than(V::zero(), largest)) == 0);
 }
 
 // The same of a short row, in double. The tangents of entry `origin` are taken out first: those of a constant row are then 0.
