@@ -749,6 +749,30 @@ TEMPLATE_TEST_CASE("products with one large entry: no floating-point error", "[s
     std::feclearexcept(FE_ALL_EXCEPT);
 }
 
+TEMPLATE_TEST_CASE("products with several probabilities above a half: no floating-point error",
+                   "[special][environment]", float, double)
+{
+    using T = TestType;
+    for (std::size_t n = 2; n <= 130; ++n)
+        for (const std::size_t other : {std::size_t{1}, n / 2, n - 1}) {
+            row<T> p(n, T(0.01)), t(n), out(n);
+            p[0] = T(1.5);
+            p[other] = T(0.9);
+            for (std::size_t i = 0; i < n; ++i)
+                t[i] = T(i % 5) - T(2);
+            for (const leaf<T>& by : leaves<T>()) {
+                CAPTURE(by.name(), n, other);
+                std::feclearexcept(FE_ALL_EXCEPT);
+                by.softmax_jvp(p, t, out);
+                by.log_softmax_jvp(p, t, out);
+                by.log_softmax_vjp(p, t, out);
+                by.softmax_hvp(p, t, t, out);
+                REQUIRE(std::fetestexcept(errors) == 0);
+            }
+        }
+    std::feclearexcept(FE_ALL_EXCEPT);
+}
+
 TEMPLATE_TEST_CASE("softmax and all the others: errno, the rounding mode, MXCSR and the heap are left alone",
                    "[special][environment]", float, double)
 {

@@ -97,8 +97,8 @@ SMX_INLINE void log_softmax_jacobian(const Probs& probs, Jacobian&& jacobian)
 // Special  p_i = 0: out_i = 0 whatever finite or infinite tangent. A NaN among the probs, or in a tangent where p_i > 0,
 //          reaches every i with p_i > 0.
 // Error    <= 8 u p_i sum_{j != i} p_j (|v_i| + |v_j|), adversarial rows 12  [tests/accuracy.test.cpp: "softmax_jvp"]
-// Cost     two reads of probs and of tangent, a write of n; where one probability outweighs all others a read of both more,
-//          and so where the probabilities of a short row do not sum to about 1
+// Cost     two reads of probs and of tangent, a write of n; up to three reads of both more where the probabilities do not sum
+//          to about 1, all products are tiny, or a constant tangent meets a probability that outweighs all others
 // Throws   std::invalid_argument: sizes differ, out partly overlaps an input
 // Source   Gao & Pavel (2017), eq. (13), applied to v
 template <readable_row Probs, readable_row Tangent, writable_row Out>

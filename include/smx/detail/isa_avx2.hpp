@@ -275,14 +275,19 @@ struct floats {
         return static_cast<std::size_t>(__builtin_ctz(bits_of(which)));
     }
 
-    static SMX_INLINE vec only(const some& one, const vec& x) // its lane everywhere; 0 if there is none
+    // its lane everywhere; 0 if there is none; finite if there are several that are
+    static SMX_INLINE vec only(const some& one, const vec& x)
     {
         const vec kept = keep(one, x);
-        __m256 a = _mm256_or_ps(kept.a, kept.b);
-        a = _mm256_or_ps(a, _mm256_permute2f128_ps(a, a, 1));
-        a = _mm256_or_ps(a, _mm256_permute_ps(a, 0x4e));
-        a = _mm256_or_ps(a, _mm256_permute_ps(a, 0xb1));
+        __m256 a = larger_bits(kept.a, kept.b);
+        a = larger_bits(a, _mm256_permute2f128_ps(a, a, 1));
+        a = larger_bits(a, _mm256_permute_ps(a, 0x4e));
+        a = larger_bits(a, _mm256_permute_ps(a, 0xb1));
         return {a, a};
+    }
+    static SMX_INLINE __m256 larger_bits(__m256 a, __m256 b)
+    {
+        return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
     }
 
     using tally = avx2::tally<std::uint32_t>;
@@ -291,10 +296,7 @@ struct floats {
     static SMX_INLINE vec magnitude(const vec& a, const vec& x) { return max(a, abs(x)); }
     // the lower of two, if that is negative; by their bits, of which the lowest number has the largest, or a negative NaN
     static SMX_INLINE vec lower(const vec& a, const vec& b) { return {lower(a.a, b.a), lower(a.b, b.b)}; }
-    static SMX_INLINE __m256 lower(__m256 a, __m256 b)
-    {
-        return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
-    }
+    static SMX_INLINE __m256 lower(__m256 a, __m256 b) { return larger_bits(a, b); }
     static SMX_INLINE bool none_below(const vec& a, const vec& limit) // limit < 0
     {
         const __m256 lowest = lower(limit.a, lower(a.a, a.b));
@@ -650,13 +652,17 @@ struct doubles {
         return static_cast<std::size_t>(__builtin_ctz(bits_of(which)));
     }
 
-    static SMX_INLINE vec only(const some& one, const vec& x)
+    static SMX_INLINE vec only(const some& one, const vec& x) // the exponent of several comes from one of them
     {
         const vec kept = keep(one, x);
-        __m256d a = _mm256_or_pd(kept.a, kept.b);
-        a = _mm256_or_pd(a, _mm256_permute2f128_pd(a, a, 1));
-        a = _mm256_or_pd(a, _mm256_permute_pd(a, 0x5));
+        __m256d a = larger_bits(kept.a, kept.b);
+        a = larger_bits(a, _mm256_permute2f128_pd(a, a, 1));
+        a = larger_bits(a, _mm256_permute_pd(a, 0x5));
         return {a, a};
+    }
+    static SMX_INLINE __m256d larger_bits(__m256d a, __m256d b)
+    {
+        return _mm256_castsi256_pd(_mm256_max_epu32(_mm256_castpd_si256(a), _mm256_castpd_si256(b)));
     }
 
     using tally = avx2::tally<std::uint64_t>;

@@ -340,8 +340,9 @@ struct doubled_tangent : doubled_row<V, k...> {
         : base(p, n_), origin(D::zero())
     {
         ((t[k] = D::where_nonzero(prob[k], D::in_register(base::template load<k>(v)))), ...);
-        if (V::has_bits_of(v, v + n_ - 1))
-            centre_constant(D::set1(static_cast<double>(*v)));
+        const bool ends_count = V::bits_of(p) != 0 && V::bits_of(p + n_ - 1) != 0;
+        if (!ends_count || V::bits_of(v) == V::bits_of(v + n_ - 1))
+            centre_constant(p, v);
     }
     template <std::size_t i = 0, std::size_t size = count>
     SMX_INLINE vec products() const
@@ -353,8 +354,13 @@ struct doubled_tangent : doubled_row<V, k...> {
         else
             return products<i, size / 2>() + products<i + size / 2, size - size / 2>();
     }
-    SMX_INLINE void centre_constant(const vec& constant)
+    SMX_INLINE void centre_constant(const typename V::scalar* p,
+                                    const typename V::scalar* v) // if it is one where p > 0
     {
+        std::size_t i = 0;
+        while (i + 1 < base::n && p[i] == 0)
+            ++i;
+        const vec constant = D::set1(static_cast<double>(v[i]));
         const vec rest[] = {D::where_nonzero(prob[k], t[k] - constant)...};
         if (((D::count(D::equals(D::every(), rest[k], D::zero())) == D::lanes) && ...)) {
             ((t[k] = D::zero()), ...);
@@ -479,8 +485,7 @@ SMX_INLINE bool doubled_rows(const typename V::scalar* p, const typename V::scal
         return doubled_rows_of<Row<V, 0, 1, 2, 3>>(p, v, out, rows, n, stride, more...);
 }
 
-// J v of a short row with one p that is not 0, s = p_m: 0; for log_softmax s (v_i - v_m). False: the row is another, or v_m is not
-// finite.
+// J v of a short row with one p that is not 0, s = p_m, v_m finite: 0; for log_softmax s (v_i - v_m). False: the row is another.
 template <class V, bool of_log>
 SMX_APART bool product_of_one(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
                               std::size_t n)
@@ -491,9 +496,9 @@ SMX_APART bool product_of_one(const typename V::scalar* p, const typename V::sca
             m = i;
             ++count;
         }
-    const real s{static_cast<double>(p[m])}, origin{static_cast<double>(v[m])};
-    if (count != 1 || !is_finite(origin))
+    if (count != 1)
         return false;
+    const real s{static_cast<double>(p[m])}, origin{static_cast<double>(v[m])};
     for (std::size_t i = 0; i < n; ++i)
         out[i] = of_log ? static_cast<typename V::scalar>((s * (real{static_cast<double>(v[i])} - origin)).value) : 0;
     return true;
@@ -679,6 +684,7 @@ struct sums_without_winner {
     using vec = typename V::vec;
     const typename V::scalar* p;
     const typename V::scalar* v;
+    static constexpr auto half = static_cast<typename V::scalar>(0.5);
     typename V::sum mass, dot;
     std::size_t winner, count; // the last of the winners, and how many there are
 
@@ -709,7 +715,7 @@ struct sums_without_winner {
     SMX_INLINE void add_step(std::size_t i, Inside inside, vec& probs, vec& others)
     {
         const vec x = V::keep(inside, load(i));
-        const typename V::some here = winners<V>(x);
+        const typename V::some here = V::less_than(V::set1(half), x);
         if (V::count(here) != 0) {
             winner = i + V::lowest(here);
             count += V::count(here);
@@ -724,7 +730,7 @@ struct sums_without_winner {
     {
         constexpr std::size_t m = V::lanes;
         const vec a = load(i), b = load(i + m), c = load(i + 2 * m), d = load(i + 3 * m);
-        if (SMX_LIKELY(V::count(winners<V>(V::max(V::max(a, b), V::max(c, d)))) == 0)) {
+        if (SMX_LIKELY(V::count(V::less_than(V::set1(half), V::max(V::max(a, b), V::max(c, d)))) == 0)) {
             mass.add((a + b) + (c + d));
             return other(i, a, b) + other(i + 2 * m, c, d);
         }
@@ -1268,13 +1274,12 @@ struct curvature_row {
     }
 };
 
-// No product of two overflows, and not all are subnormal, or all are 0.
+// Not all products of two are subnormal, or all are 0.
 template <class V>
 SMX_INLINE bool are_factors(const typename V::vec& largest)
 {
-    return V::count(V::less_than(V::set1(V::numbers::largest_factor), largest)) == 0 &&
-           (V::count(V::less_than(V::set1(V::numbers::least_factor), largest)) != 0 ||
-            V::count(V::less_than(V::zero(), largest)) == 0);
+    return V::count(V::less_than(V::set1(V::numbers::least_factor), largest)) != 0 ||
+           V::count(V::less_than(V::zero(), largest)) == 0;
 }
 
 // The same of a short row, in double. The tangents of entry `origin` are taken out first: those of a constant row are then 0.
@@ -1335,7 +1340,7 @@ template <class V>
 SMX_INLINE std::size_t common_entry(const typename V::scalar* p, std::size_t n)
 {
     using scalar = typename V::scalar;
-    scalar limit = V::is_doubled ? scalar(0x1p-20) : scalar(0x1p-6);
+    scalar limit = V::is_doubled ? scalar(0x1p-24) : scalar(0x1p-6);
     std::size_t i = 0;
     if (n > V::most_doubled) {
         limit = scalar(0.5) / static_cast<scalar>(n);
