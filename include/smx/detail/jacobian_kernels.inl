@@ -1274,12 +1274,13 @@ struct curvature_row {
     }
 };
 
-// Not all products of two are subnormal, or all are 0.
+// No product of two overflows, and not all are subnormal, or all are 0.
 template <class V>
 SMX_INLINE bool are_factors(const typename V::vec& largest)
 {
-    return V::count(V::less_than(V::set1(V::numbers::least_factor), largest)) != 0 ||
-           V::count(V::less_than(V::zero(), largest)) == 0;
+    return V::count(V::less_than(V::set1(V::numbers::largest_factor), largest)) == 0 &&
+           (V::count(V::less_than(V::set1(V::numbers::least_factor), largest)) != 0 ||
+            V::count(V::less_than(V::zero(), largest)) == 0);
 }
 
 // The same of a short row, in double. The tangents of entry `origin` are taken out first: those of a constant row are then 0.

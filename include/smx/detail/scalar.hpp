@@ -346,7 +346,8 @@ struct wide_arithmetic<float> {
     static constexpr double small_part = 0.15;                     // of depth, times log2(e): 29
     static constexpr float two_to_bias = 0x1p64f, tiny = 0x1p-90f; // below tiny, products may be subnormal
     static constexpr float huge = 0x1p+102f;                       // the largest number and this do not overflow
-    static constexpr float least_factor = 0x1p-50f;                // the product of two such has all its digits
+    static constexpr float largest_factor = 0x1p60f,
+                           least_factor = 0x1p-50f; // products of two between keep their digits
 
     static SMX_INLINE constexpr bool is_tiny_sum(real x) { return is_below(x, static_cast<double>(tiny)); }
     static SMX_INLINE constexpr bool is_below_huge(real x) { return is_below(x, static_cast<double>(huge)); }
@@ -397,7 +398,7 @@ struct wide_arithmetic<double> {
     static constexpr double magic = 0x1.8p+48;
     static constexpr double small_part = 0.2;
     static constexpr double two_to_bias = 0x1p512, tiny = 0x1p-900, huge = 0x1p+969;
-    static constexpr double least_factor = 0x1p-400;
+    static constexpr double largest_factor = 0x1p500, least_factor = 0x1p-400;
 
     static SMX_INLINE constexpr bool is_tiny_sum(real x) { return is_below(x, tiny); }
     static SMX_INLINE constexpr bool is_below_huge(real x) { return is_below(x, huge); }
