@@ -899,19 +899,17 @@ struct rows<P, double> : term_rows<P, double> {
     struct product_sums {
         real mass, dot;
     };
-    // s counts twice as much as <p, v>: the upper parts of its eight terms, multiples of 2^-45, are added without error. That of
-    // few, without a winner, is not so near 1.
-    static SMX_INLINE real sum_of_few(const vec& x) { return {P::lane_sum(x)}; }
+    // s counts twice as much as <p, v>: the upper parts of its eight terms, multiples of 2^-45, are added without error
     static SMX_INLINE product_sums product_sums_of(const vec& mass, const vec& dot)
     {
-        const vec upper = upper_part(P::set1(128), mass);
-        return {real{P::lane_sum(upper)} + real{P::lane_sum(mass - upper)}, {P::lane_sum(dot)}};
+        return {held_total(P::set1(128), mass).hi, {P::lane_sum(dot)}};
     }
     static SMX_INLINE product_sums totals_of(const typename P::sum& mass, const typename P::sum& dot)
     {
         const vec upper = upper_part(P::set1(128), mass.hi);
-        return {real{P::lane_sum(upper)} + real{P::lane_sum((mass.hi - upper) + mass.lo)}, dot.rough_total()};
+        return {sum_of_parts(upper, (mass.hi - upper) + mass.lo).hi, dot.rough_total()};
     }
+    static SMX_INLINE real sum_of_few(const vec& x) { return {P::lane_sum(x)}; } // s without a winner is not so near 1
     static SMX_INLINE void masses_of(const vec (&x)[8], double (&masses)[8])
     {
         vec upper[8], rest[8];

@@ -354,8 +354,8 @@ struct doubled_tangent : doubled_row<V, k...> {
         else
             return products<i, size / 2>() + products<i + size / 2, size - size / 2>();
     }
-    SMX_INLINE void centre_constant(const typename V::scalar* p,
-                                    const typename V::scalar* v) // if it is one where p > 0
+    // if it is one where p > 0
+    SMX_INLINE void centre_constant(const typename V::scalar* p, const typename V::scalar* v)
     {
         std::size_t i = 0;
         while (i + 1 < base::n && p[i] == 0)
@@ -682,9 +682,9 @@ SMX_INLINE bool product_in_registers(const typename V::scalar* p, const typename
 template <class V, bool weighted, bool careful>
 struct sums_without_winner {
     using vec = typename V::vec;
+    static constexpr auto half = static_cast<typename V::scalar>(0.5); // all above are counted, so two are noticed
     const typename V::scalar* p;
     const typename V::scalar* v;
-    static constexpr auto half = static_cast<typename V::scalar>(0.5);
     typename V::sum mass, dot;
     std::size_t winner, count; // the last of the winners, and how many there are
 
@@ -991,15 +991,18 @@ struct cotangent_terms {
     }
 };
 
-// u rest - p rest_u where the larger product is near the subnormal numbers: times 2^bias, which others might not stand
+// u rest - p rest_u; where the larger product is near the subnormal numbers once more, times 2^bias, which others might not stand
 template <class V>
-SMX_INLINE constexpr typename V::vec scaled_log_product(const typename V::vec& prob, const typename V::vec& cotangent,
-                                                        const typename V::vec& rest, const typename V::vec& rest_u,
-                                                        const typename V::vec& largest)
+SMX_INLINE constexpr typename V::vec log_product(const typename V::vec& prob, const typename V::vec& cotangent,
+                                                 const typename V::vec& rest, const typename V::vec& rest_u)
 {
+    const typename V::vec a = cotangent * rest, b = prob * rest_u, largest = V::max(V::abs(a), V::abs(b));
+    if (SMX_LIKELY(!V::is_tiny(largest)))
+        return a - b;
     const typename V::vec small_u = V::alone(V::where_tiny(largest, cotangent, V::zero()));
     const typename V::vec small_p = V::alone(V::where_tiny(largest, prob, V::zero()));
-    return (small_u * (rest * V::up()) - small_p * V::up() * rest_u) * V::down();
+    const typename V::vec scaled = (small_u * (rest * V::up()) - small_p * V::up() * rest_u) * V::down();
+    return V::where_tiny(largest, scaled, a - b);
 }
 
 // out_i = u_i sum_{j != i} p_j - p_i sum_{j != i} u_j
@@ -1023,11 +1026,7 @@ struct log_vjp_pass : each_step<V, log_vjp_pass<V>> {
         const typename V::vec prob = V::load(p + i, inside, V::zero());
         const typename V::vec cotangent = V::load(u + i, inside, V::zero());
         const typename V::vec rest = other_probs.of(prob, prob), rest_u = other_cotangents.of(prob, cotangent);
-        const typename V::vec a = cotangent * rest, b = prob * rest_u, largest = V::max(V::abs(a), V::abs(b));
-        if (SMX_LIKELY(!V::is_tiny(largest)))
-            return V::store(out + i, inside, a - b);
-        V::store(out + i, inside,
-                 V::where_tiny(largest, scaled_log_product<V>(prob, cotangent, rest, rest_u, largest), a - b));
+        V::store(out + i, inside, log_product<V>(prob, cotangent, rest, rest_u));
     }
 };
 
@@ -1154,7 +1153,7 @@ SMX_INLINE bool log_vjp_in_registers(const typename V::scalar* p, const typename
     return done_in_registers<V, held_log_vjp>(p, u, out, n);
 }
 
-// The same of a longer row. Products near the subnormal numbers are found again as log_vjp_pass does.
+// The same of a longer row.
 template <class V>
 struct near_log_vjp {
     const typename V::scalar* p;
@@ -1165,11 +1164,7 @@ struct near_log_vjp {
     {
         const typename V::vec prob = V::in_register(V::load(p + i, inside, V::zero()));
         const typename V::vec cotangent = V::in_register(V::load(u + i, inside, V::zero()));
-        const typename V::vec rest = V::narrow(probs) - prob, rest_u = V::narrow(cotangents) - cotangent;
-        const typename V::vec a = cotangent * rest, b = prob * rest_u, largest = V::max(V::abs(a), V::abs(b));
-        if (SMX_LIKELY(!V::is_tiny(largest)))
-            return a - b;
-        return V::where_tiny(largest, scaled_log_product<V>(prob, cotangent, rest, rest_u, largest), a - b);
+        return log_product<V>(prob, cotangent, V::narrow(probs) - prob, V::narrow(cotangents) - cotangent);
     }
 };
 
