@@ -288,6 +288,7 @@ struct log_lanes {
 // the next
 template <class V>
 struct eight_products {
+    using step = product_step<V, false, careful_at_once<V>>;
     const typename V::scalar* p;
     const typename V::scalar* v;
     typename V::scalar* out;
@@ -295,36 +296,38 @@ struct eight_products {
     typename V::vec prob[8], t[8];
 
     template <std::size_t r = 0>
-    SMX_INLINE void load_probs(const typename V::some& inside, typename V::vec (&sums)[8])
+    SMX_INLINE void load_probs(const typename V::some& inside, typename V::vec (&sums)[8], typename V::vec& least)
     {
         prob[r] = V::load_short(p + r * stride, n);
+        least = r == 0 ? prob[r] : V::min(least, prob[r]);
         sums[r] = V::keep(inside, prob[r]);
         if constexpr (r + 1 < 8)
-            load_probs<r + 1>(inside, sums);
+            load_probs<r + 1>(inside, sums, least);
     }
     template <std::size_t r = 0>
     SMX_INLINE void load_tangents(const typename V::some& inside, typename V::vec (&sums)[8])
     {
-        const typename V::vec tangent = tangent_in_step<V>(V::keep(inside, prob[r]), V::load_short(v + r * stride, n));
-        t[r] = V::where_nonzero(prob[r], tangent);
-        sums[r] = V::keep(inside, prob[r] * t[r]);
+        const typename V::vec once = V::keep(inside, prob[r]);
+        t[r] = tangent_in_step<V>(once, V::load_short(v + r * stride, n));
+        sums[r] = V::keep(inside, prob[r] * step::weighted(prob[r], t[r]));
         if constexpr (r + 1 < 8)
             load_tangents<r + 1>(inside, sums);
     }
     template <std::size_t r = 0>
     SMX_INLINE void store_products(const double (&masses)[8], const double (&dots)[8]) const
     {
-        V::store_short(out + r * stride, n,
-                       V::where_nonzero(prob[r], prob[r] * V::rough_minus(real{masses[r]}, t[r], real{dots[r]})));
+        V::store_short(out + r * stride, n, step::result(prob[r], t[r], real{masses[r]}, real{dots[r]}));
         if constexpr (r + 1 < 8)
             store_products<r + 1>(masses, dots);
     }
-    SMX_INLINE bool done() // false: a row is tiny, or its sum not 1 but for rounding
+    SMX_INLINE bool done() // false: a row is tiny, a probability rare, or a sum not 1 but for rounding
     {
         const typename V::some inside = V::inside_short(n);
-        typename V::vec sums[8];
+        typename V::vec sums[8], least = V::zero();
         double masses[8], dots[8];
-        load_probs(inside, sums);
+        load_probs(inside, sums, least);
+        if (!careful_at_once<V> && has_rare<V>(least))
+            return false;
         V::masses_of(sums, masses);
         SMX_LAUNDER(masses);
         load_tangents(inside, sums);
@@ -486,8 +489,14 @@ void matrix_softmax_jvp(const typename V::scalar* in, const typename V::scalar* 
 {
     std::size_t r = 0;
     if constexpr (V::is_doubled) {
-        if (n - 1 < V::most_doubled && doubled_rows<V, doubled_softmax_jvp>(in, with, out, rows, n, stride))
-            return;
+        if (n - 1 < V::most_doubled)
+            for (; r < rows; ++r) {
+                r += doubled_rows<V, doubled_kind<false, false>::template row>(in + r * stride, with + r * stride,
+                                                                               out + r * stride, rows - r, n, stride);
+                if (r == rows)
+                    return;
+                careful_short_product<V, false>(in + r * stride, with + r * stride, out + r * stride, n);
+            }
     } else if constexpr (V::lanes > 1)
         if (n <= V::lanes)
             for (; rows - r >= 8; r += 8) {

@@ -545,7 +545,7 @@ struct rows<P, float> : term_rows<P, float> {
             return P::wide_lanes::load_floats(x, P::wide_lanes::every());
         return P::low(load_short(x, n));
     }
-    static SMX_INLINE std::uint32_t bits_of(const float* x) { return __builtin_bit_cast(std::uint32_t, *x); }
+    static SMX_INLINE bool vanishes(const float* x) { return __builtin_bit_cast(std::uint32_t, *x) << 1 == 0; }
     static SMX_INLINE auto inside_doubled(std::size_t n) { return P::wide_lanes::lanes_of(lanes_of_short_rows[n]); }
     static SMX_INLINE void store_doubled(float* x, std::size_t n, const typename P::half& v)
     {

@@ -292,6 +292,7 @@ struct floats {
 
     using tally = avx2::tally<std::uint32_t>;
     static SMX_INLINE vec max(const vec& a, const vec& b) { return {_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
+    static SMX_INLINE vec min(const vec& a, const vec& b) { return {_mm256_min_ps(a.a, b.a), _mm256_min_ps(a.b, b.b)}; }
     // the larger of a, which is no less than 0, and |x|; a NaN may be lost
     static SMX_INLINE vec magnitude(const vec& a, const vec& x) { return max(a, abs(x)); }
     // the lower of two, if that is negative; by their bits, of which the lowest number has the largest, or a negative NaN
@@ -665,13 +666,18 @@ struct doubles {
         return _mm256_castsi256_pd(_mm256_max_epu32(_mm256_castpd_si256(a), _mm256_castpd_si256(b)));
     }
 
+    static SMX_INLINE vec first_of(const some& which, const vec& x) // the first lane of some
+    {
+        double row[8];
+        store(row, every(), x);
+        return broadcast(row + lowest(which));
+    }
+
     using tally = avx2::tally<std::uint64_t>;
     static SMX_INLINE vec max(const vec& a, const vec& b) { return {_mm256_max_pd(a.a, b.a), _mm256_max_pd(a.b, b.b)}; }
+    static SMX_INLINE vec min(const vec& a, const vec& b) { return {_mm256_min_pd(a.a, b.a), _mm256_min_pd(a.b, b.b)}; }
     static SMX_INLINE vec magnitude(const vec& a, const vec& x) { return max(a, abs(x)); }
-    static SMX_INLINE vec lower(const vec& a, const vec& b)
-    {
-        return {_mm256_min_pd(a.a, b.a), _mm256_min_pd(a.b, b.b)};
-    }
+    static SMX_INLINE vec lower(const vec& a, const vec& b) { return min(a, b); }
     static SMX_INLINE bool none_below(const vec& a, const vec& limit) { return count(less_than(a, limit)) == 0; }
     static SMX_INLINE vec at_least(const vec& least, const vec& x)
     {

@@ -128,6 +128,7 @@ struct floats {
 
     using tally = avx512::tally;
     static SMX_INLINE vec max(vec a, vec b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+    static SMX_INLINE vec min(vec a, vec b) { return _mm512_maskz_min_ps(0xffff, a, b); }
     // the larger of a, which is no less than 0, and |x|; a NaN may be lost
     static SMX_INLINE vec magnitude(vec a, vec x) { return _mm512_maskz_range_ps(0xffff, a, x, 0xb); }
     // the lower of two, if that is negative; by their bits, of which the lowest number has the largest, or a negative NaN
@@ -377,14 +378,16 @@ struct doubles {
         return static_cast<std::size_t>(__builtin_ctz(static_cast<unsigned>(which)));
     }
 
-    static SMX_INLINE vec only(some one, vec x)
+    static SMX_INLINE vec only(some which, vec x) { return first_of(which, x); } // 0 if there is none
+    static SMX_INLINE vec first_of(some which, vec x)                            // the first lane of some
     {
         return _mm512_maskz_broadcastsd_pd(ones,
-                                           _mm512_maskz_extractf64x2_pd(ones, _mm512_maskz_compress_pd(one, x), 0));
+                                           _mm512_maskz_extractf64x2_pd(ones, _mm512_maskz_compress_pd(which, x), 0));
     }
 
     using tally = avx512::tally;
     static SMX_INLINE vec max(vec a, vec b) { return _mm512_maskz_max_pd(ones, a, b); }
+    static SMX_INLINE vec min(vec a, vec b) { return _mm512_maskz_min_pd(ones, a, b); }
     static SMX_INLINE vec magnitude(vec a, vec x) { return _mm512_maskz_range_pd(ones, a, x, 0xb); }
     static SMX_INLINE vec lower(vec a, vec b)
     {

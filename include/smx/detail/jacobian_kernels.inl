@@ -326,104 +326,86 @@ struct doubled_row {
     }
 };
 
-// J t: p t has no error, and s t_i - <p, t> is as good as its terms, but where one entry is saturated. Its tangent is then
-// the origin; and that of a constant tangent is the constant, so that J 1 = 0.
-template <class V, std::size_t... k>
-struct doubled_tangent : doubled_row<V, k...> {
+// J t, t = v - v_m: in double p t has no error, and s t_i - <p, t> none that counts, whatever outweighs the others, so long as
+// entry m is not very rare; a constant tangent gives 0. m is the first entry or, where careful, a later one. False: there is no
+// such m, or s makes it rare; where not careful, an infinite tangent too, which may meet p = 0.
+template <class V, bool of_log, bool careful, std::size_t... k>
+struct doubled_product : doubled_row<V, k...> {
     using base = doubled_row<V, k...>;
     using base::count, base::once, base::prob;
     using typename base::D;
     using typename base::vec;
-    vec t[count], origin; // t: 0 where p = 0
+    static constexpr auto rare = static_cast<typename V::scalar>(0x1p-20);
+    const typename V::scalar* p;
+    const typename V::scalar* v;
+    vec t[count];
 
-    SMX_INLINE doubled_tangent(const typename V::scalar* p, const typename V::scalar* v, std::size_t n_)
-        : base(p, n_), origin(D::zero())
+    SMX_INLINE doubled_product(const typename V::scalar* p_, const typename V::scalar* v_, std::size_t n_)
+        : base(p_, n_), p(p_), v(v_)
     {
-        ((t[k] = D::where_nonzero(prob[k], D::in_register(base::template load<k>(v)))), ...);
-        const bool ends_count = V::bits_of(p) != 0 && V::bits_of(p + n_ - 1) != 0;
-        if (!ends_count || V::bits_of(v) == V::bits_of(v + n_ - 1))
-            centre_constant(p, v);
+        ((t[k] = D::in_register(base::template load<k>(v))), ...);
+    }
+    SMX_INLINE bool takes_origin()
+    {
+        vec origin;
+        if constexpr (careful) {
+            const typename D::some which[] = {D::less_than(D::set1(static_cast<double>(rare)), prob[k])...};
+            typename D::some some = which[0];
+            origin = t[0];
+            ((some = k == 0 ? some : D::either(some, which[k])), ...);
+            ((origin = k == 0 ? origin : D::select(which[k], t[k], origin)), ...);
+            if (D::count(some) == 0)
+                return false;
+            origin = D::first_of(some, origin);
+        } else {
+            if (!SMX_LIKELY(rare < p[0]))
+                return false;
+            origin = D::set1(static_cast<double>(v[0]));
+        }
+        ((t[k] = t[k] - origin), ...);
+        return true;
+    }
+    template <std::size_t i>
+    SMX_INLINE vec weighted(const vec& factor) const // 0 infinity is never formed
+    {
+        return careful ? D::where_nonzero(factor, t[i]) : t[i];
     }
     template <std::size_t i = 0, std::size_t size = count>
-    SMX_INLINE vec products() const
+    SMX_INLINE vec dot_terms() const
     {
         if constexpr (size == 1)
-            return once[i] * t[i];
+            return once[i] * weighted<i>(once[i]);
         else if constexpr (size == 2)
-            return D::fma(once[i + 1], t[i + 1], once[i] * t[i]);
+            return D::fma(once[i + 1], weighted<i + 1>(once[i + 1]), once[i] * weighted<i>(once[i]));
         else
-            return products<i, size / 2>() + products<i + size / 2, size - size / 2>();
+            return dot_terms<i, size / 2>() + dot_terms<i + size / 2, size - size / 2>();
     }
-    // if it is one where p > 0
-    SMX_INLINE void centre_constant(const typename V::scalar* p, const typename V::scalar* v)
+    // p_i (s t_i - <p, t>), by an addition that makes -0 0; for log_softmax s t_i - <p, t>, also where p_i = 0
+    template <std::size_t i>
+    SMX_INLINE vec result(const vec& s, const vec& dot) const
     {
-        std::size_t i = 0;
-        while (i + 1 < base::n && p[i] == 0)
-            ++i;
-        const vec constant = D::set1(static_cast<double>(v[i]));
-        const vec rest[] = {D::where_nonzero(prob[k], t[k] - constant)...};
-        if (((D::count(D::equals(D::every(), rest[k], D::zero())) == D::lanes) && ...)) {
-            ((t[k] = D::zero()), ...);
-            origin = constant;
-        }
-    }
-    SMX_INLINE void move_origin(const vec& most) // to the tangent of the entry above it
-    {
-        vec saturated = D::zero();
-        ((saturated = saturated + D::only(D::less_than(most, once[k]), t[k])), ...);
-        ((t[k] = D::where_nonzero(prob[k], t[k] - saturated)), ...);
-        origin = origin + saturated;
-    }
-    SMX_INLINE typename D::two_sums sums()
-    {
-        const typename D::two_sums first = D::lane_sums(base::sum_of(once), products());
-        const vec most = base::most_of(first.first());
-        if (!base::is_saturated(most))
-            return first;
-        move_origin(most);
-        return D::lane_sums(base::sum_of(once), products());
-    }
-};
-
-// p_i (s t_i - <p, t>)
-template <class V, std::size_t... k>
-struct doubled_softmax_jvp : doubled_tangent<V, k...> {
-    using base = doubled_tangent<V, k...>;
-    using base::prob, base::t;
-    using typename base::D;
-
-    SMX_INLINE doubled_softmax_jvp(const typename V::scalar* p, const typename V::scalar* v, std::size_t n_)
-        : base(p, v, n_)
-    {
+        if constexpr (of_log)
+            return D::fms(s, t[i], dot);
+        const vec product = D::fma(prob[i], D::fms(s, weighted<i>(prob[i]), dot), D::zero());
+        return careful ? D::where_nonzero(prob[i], product) : product;
     }
     SMX_INLINE bool store(typename V::scalar* out)
     {
-        const typename D::two_sums sums = base::sums();
-        const typename D::vec s = sums.first(), dot = sums.second();
-        (base::template store<k>(out, D::where_nonzero(prob[k], prob[k] * D::fms(s, t[k], dot))), ...);
+        if (!takes_origin())
+            return false;
+        const typename D::two_sums sums = D::lane_sums(base::sum_of(once), dot_terms());
+        const vec s = sums.first(), dot = sums.second();
+        if (D::lane_bits(s) > __builtin_bit_cast(std::uint64_t, 16.0) || (!careful && !D::is_finite(dot)))
+            return false;
+        (base::template store<k>(out, result<k>(s, dot)), ...);
         return true;
     }
 };
 
-// s t_i - <p, t>, also where p_i = 0
-template <class V, std::size_t... k>
-struct doubled_log_jvp : doubled_tangent<V, k...> {
-    using base = doubled_tangent<V, k...>;
-    using typename base::D;
-    typename D::vec tangent[base::count];
-
-    SMX_INLINE doubled_log_jvp(const typename V::scalar* p, const typename V::scalar* v, std::size_t n_)
-        : base(p, v, n_)
-    {
-        ((tangent[k] = base::template load<k>(v)), ...);
-    }
-    SMX_INLINE bool store(typename V::scalar* out)
-    {
-        const typename D::two_sums sums = base::sums();
-        const typename D::vec s = sums.first(), dot = sums.second();
-        (base::template store<k>(out, D::fms(s, tangent[k] - base::origin, dot)), ...);
-        return true;
-    }
+template <bool of_log, bool careful> // the four kinds as templates of one shape
+struct doubled_kind {
+    template <class V, std::size_t... k>
+    using row = doubled_product<V, of_log, careful, k...>;
 };
 
 // u_i sum_{j != i} p_j - p_i sum_{j != i} u_j: the sums less one term are as good as that term, but where the entry is
@@ -460,29 +442,64 @@ struct doubled_log_vjp : doubled_row<V, k...> {
 };
 
 template <class Row, class T, class... More>
-SMX_INLINE bool doubled_rows_of(const T* p, const T* v, T* out, std::size_t rows, std::size_t n, std::size_t stride,
-                                More... more)
+SMX_INLINE std::size_t doubled_rows_of(const T* p, const T* v, T* out, std::size_t rows, std::size_t n,
+                                       std::size_t stride, More... more)
 {
     for (std::size_t r = 0; r < rows; ++r)
         if (!Row(p + r * stride, v + r * stride, n, more...).store(out + r * stride))
-            return false;
-    return true;
+            return r;
+    return rows;
 }
 
-// rows of at most V::most_doubled entries; more: what else a row takes. False: a row was not stored
+// how many rows of at most V::most_doubled entries were stored before one that is another; more: what else a row takes
 template <class V, template <class, std::size_t...> class Row, class... More>
-SMX_INLINE bool doubled_rows(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
-                             std::size_t rows, std::size_t n, std::size_t stride, More... more)
+SMX_INLINE std::size_t doubled_rows(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                                    std::size_t rows, std::size_t n, std::size_t stride, More... more)
 {
     constexpr std::size_t m = V::wide_lanes::lanes;
-    if (n <= m)
+    if (n < m)
         return doubled_rows_of<Row<V, 0>>(p, v, out, rows, n, stride, more...);
+    else if (n == m)
+        return doubled_rows_of<Row<V, 0>>(p, v, out, rows, m, stride, more...);
     else if (n <= 2 * m)
         return doubled_rows_of<Row<V, 0, 1>>(p, v, out, rows, n, stride, more...);
     else if (n <= 3 * m)
         return doubled_rows_of<Row<V, 0, 1, 2>>(p, v, out, rows, n, stride, more...);
     else
         return doubled_rows_of<Row<V, 0, 1, 2, 3>>(p, v, out, rows, n, stride, more...);
+}
+
+// The same of any short row of floats, one entry after the other; m is that of the largest p.
+template <class V, bool of_log>
+SMX_APART void product_by_largest(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                                  std::size_t n)
+{
+    std::size_t m = 0;
+    for (std::size_t i = 1; i < n; ++i)
+        if (p[m] < p[i])
+            m = i;
+    const real origin{static_cast<double>(v[m])};
+    real s{0}, dot{0};
+    for (std::size_t i = 0; i < n; ++i) {
+        const real prob{static_cast<double>(p[i])};
+        s = s + prob;
+        if (!V::vanishes(p + i))
+            dot = dot + prob * (real{static_cast<double>(v[i])} - origin);
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+        real centred = s * (real{static_cast<double>(v[i])} - origin) - dot;
+        if constexpr (!of_log)
+            centred = V::vanishes(p + i) ? real{0} : real{static_cast<double>(p[i])} * centred;
+        out[i] = static_cast<typename V::scalar>(centred.value);
+    }
+}
+
+template <class V, bool of_log>
+SMX_APART void careful_short_product(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                                     std::size_t n)
+{
+    if (doubled_rows<V, doubled_kind<of_log, true>::template row>(p, v, out, 1, n, n) == 0)
+        product_by_largest<V, of_log>(p, v, out, n);
 }
 
 // J v of a short row with one p that is not 0, s = p_m, v_m finite: 0; for log_softmax s (v_i - v_m). False: the row is another.
@@ -504,25 +521,50 @@ SMX_APART bool product_of_one(const typename V::scalar* p, const typename V::sca
     return true;
 }
 
-// p_i (s t_i - <p, t>), 0 where p_i = 0; for log_softmax s t_i - <p, t>. A row of one step in which s is 1 but for rounding
-// and the products are not tiny; else false.
-template <class V, bool of_log>
+// Short rows that are not doubled are careful where a probability is 0 or subnormal; of doubles always where that costs no
+// more than to look for it.
+template <class V>
+constexpr bool careful_at_once = !V::is_doubled && V::registers == 1;
+
+template <class V>
+SMX_INLINE bool has_rare(const typename V::vec& prob)
+{
+    return V::count(V::less_than(prob, V::set1(typename V::scalar(0x1p-126)))) != 0;
+}
+
+// What a product of J is made of; careful: 0 infinity is never formed.
+template <class V, bool of_log, bool careful>
+struct product_step {
+    using vec = typename V::vec;
+
+    static SMX_INLINE vec weighted(const vec& prob, const vec& t) { return careful ? V::where_nonzero(prob, t) : t; }
+    // p_i (s t_i - <p, t>); for log_softmax s t_i - <p, t>
+    static SMX_INLINE vec result(const vec& prob, const vec& t, real mass, real dot)
+    {
+        if constexpr (of_log)
+            return V::rough_minus(mass, t, dot);
+        const vec product = prob * V::rough_minus(mass, weighted(prob, t), dot);
+        return careful ? V::where_nonzero(prob, product) : product;
+    }
+};
+
+// A row of one step in which s is 1 but for rounding and the products are not tiny; else false.
+template <class V, bool of_log, bool careful>
 SMX_INLINE bool product_in_step(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
                                 std::size_t n)
 {
     const typename V::some inside = V::inside_short(n);
     const typename V::vec prob = V::load_short(p, n), once = V::keep(inside, prob);
+    using step = product_step<V, of_log, careful>;
+    if (!careful && has_rare<V>(prob))
+        return false;
     const typename V::vec t = tangent_in_step<V>(once, V::load_short(v, n));
-    const typename V::product_sums sums = V::product_sums_of(once, V::keep(inside, prob * V::where_nonzero(prob, t)));
+    const typename V::product_sums sums = V::product_sums_of(once, V::keep(inside, prob * step::weighted(prob, t)));
     if (!is_one_but_for_rounding(sums.mass))
         return false;
     if (V::is_tiny_sum(sums.dot))
         return product_of_one<V, of_log>(p, v, out, n);
-    if constexpr (of_log)
-        V::store_short(out, n, V::rough_minus(sums.mass, t, sums.dot));
-    else
-        V::store_short(out, n,
-                       V::where_nonzero(prob, prob * V::rough_minus(sums.mass, V::where_nonzero(prob, t), sums.dot)));
+    V::store_short(out, n, step::result(prob, t, sums.mass, sums.dot));
     return true;
 }
 
@@ -548,6 +590,14 @@ struct held_probs {
     {
         if constexpr (k + 1 < steps)
             return V::max(prob[k], max<k + 1>());
+        else
+            return prob[k];
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE typename V::vec min() const
+    {
+        if constexpr (k + 1 < steps)
+            return V::min(prob[k], min<k + 1>());
         else
             return prob[k];
     }
@@ -586,9 +636,10 @@ struct held_probs {
 };
 
 // The same of a row of more than one step in registers.
-template <class V, std::size_t steps, std::size_t partial, bool of_log>
+template <class V, std::size_t steps, std::size_t partial, bool of_log, bool careful>
 struct held_product : held_probs<V, steps, partial> {
     using base = held_probs<V, steps, partial>;
+    using step = product_step<V, of_log, careful>;
     using base::n, base::p, base::prob;
     using typename base::row;
     const typename V::scalar* v;
@@ -602,35 +653,23 @@ struct held_product : held_probs<V, steps, partial> {
     SMX_INLINE void load_tangents(const typename V::vec& origin)
     {
         t[k] = V::load(v + row::template start<k>(n), V::every(), V::zero()) - origin;
-        if constexpr (!of_log)
-            t[k] = V::where_nonzero(prob[k], t[k]);
         if constexpr (k + 1 < steps)
             load_tangents<k + 1>(origin);
-    }
-    template <std::size_t k>
-    SMX_INLINE typename V::vec weighted() const // 0 infinity is never formed
-    {
-        if constexpr (of_log)
-            return V::where_nonzero(prob[k], t[k]);
-        else
-            return t[k];
     }
     // as terms
     template <std::size_t k = 0, std::size_t count = steps>
     SMX_INLINE typename V::vec dot_terms() const
     {
-        if constexpr (count == 2)
-            return V::fma(base::template own<k + 1>(prob), weighted<k + 1>(),
-                          base::template own<k>(prob) * weighted<k>());
-        else
+        if constexpr (count == 2) {
+            const typename V::vec a = base::template own<k>(prob), b = base::template own<k + 1>(prob);
+            return V::fma(b, step::weighted(b, t[k + 1]), a * step::weighted(a, t[k]));
+        } else
             return dot_terms<k, count / 2>() + dot_terms<k + count / 2, count / 2>();
     }
     template <std::size_t k = 0>
     SMX_INLINE void store_products(typename V::scalar* out, real mass, real dot) const
     {
-        const typename V::vec centred = V::rough_minus(mass, t[k], dot);
-        V::store(out + row::template start<k>(n), V::every(),
-                 of_log ? centred : V::where_nonzero(prob[k], prob[k] * centred));
+        V::store(out + row::template start<k>(n), V::every(), step::result(prob[k], t[k], mass, dot));
         if constexpr (k + 1 < steps)
             store_products<k + 1>(out, mass, dot);
     }
@@ -638,12 +677,15 @@ struct held_product : held_probs<V, steps, partial> {
     {
         return steps == 2 || base::has_winner() ? base::at_winner(v) : V::zero();
     }
-    SMX_INLINE bool done(typename V::scalar* out) // false: s is not 1 but for rounding, or the products are tiny
+    // false: s is not 1 but for rounding, the products are tiny, or, where not careful, infinite or a probability is rare
+    SMX_INLINE bool done(typename V::scalar* out)
     {
         base::load(p, prob);
+        if (!careful && has_rare<V>(base::min()))
+            return false;
         load_tangents(origin());
         const typename V::product_sums sums = V::product_sums_of(base::terms(prob), dot_terms());
-        if (!is_one_but_for_rounding(sums.mass))
+        if (!is_one_but_for_rounding(sums.mass) || (!careful && !is_finite(sums.dot)))
             return false;
         if (V::is_tiny_sum(sums.dot))
             return product_of_one<V, of_log>(p, v, out, n);
@@ -662,19 +704,20 @@ SMX_INLINE bool done_in_registers(const typename V::scalar* p, const typename V:
     return Held<V, 4, 2>(n, p, v).done(out);
 }
 
-template <class V, std::size_t steps, std::size_t partial>
-using held_softmax_jvp = held_product<V, steps, partial, false>;
-template <class V, std::size_t steps, std::size_t partial>
-using held_log_jvp = held_product<V, steps, partial, true>;
+template <bool of_log, bool careful>
+struct held_kind {
+    template <class V, std::size_t steps, std::size_t partial>
+    using row = held_product<V, steps, partial, of_log, careful>;
+};
 
-template <class V, bool of_log, template <class, std::size_t, std::size_t> class Held>
+template <class V, bool of_log, bool careful>
 SMX_INLINE bool product_in_registers(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
                                      std::size_t n)
 {
     if constexpr (!V::is_doubled)
         if (n <= V::lanes)
-            return product_in_step<V, of_log>(p, v, out, n);
-    return done_in_registers<V, Held>(p, v, out, n);
+            return product_in_step<V, of_log, careful>(p, v, out, n);
+    return done_in_registers<V, held_kind<of_log, careful>::template row>(p, v, out, n);
 }
 
 // s and <p, v>, or the sum of v where not weighted, of a row of more than one step, in which winners count as 0. careful: a
@@ -766,8 +809,9 @@ struct sums_without_winner {
     }
 };
 
-// out_i = p_i (s v_i - <p, v>), 0 where p_i = 0; for log_softmax s v_i - <p, v>
-template <class V, bool of_log>
+// out_i = p_i (s v_i - <p, v>); for log_softmax s v_i - <p, v>. halved: by s / 2 and <p, v> / 2, so that nothing overflows where
+// p_i = 0.
+template <class V, bool of_log, bool halved>
 struct near_product {
     const typename V::scalar* p;
     const typename V::scalar* v;
@@ -779,21 +823,25 @@ struct near_product {
         if constexpr (of_log)
             return V::rough_minus(mass, t, dot);
         const typename V::vec prob = V::in_register(V::load(p + i, inside, V::zero()));
-        return V::where_nonzero(prob, prob * V::rough_minus(mass, V::where_nonzero(prob, t), dot));
+        if constexpr (halved)
+            return V::fma(prob + prob, V::rough_minus(mass, t, dot), V::zero());
+        else
+            return product_step<V, of_log, true>::result(prob, t, mass, dot);
     }
 };
 
 // A row of more than one step in which s is 1 but for rounding and the products are neither tiny nor infinite; else false. The
 // last step ends with the row, whatever it has in common with the one before. The component of a winner m comes from the sums
 // without it, sum_j p_j (v_m - v_j); false too where hardly a digit of that is left: a constant tangent gives 0.
-template <class V, bool of_log, bool careful = false>
+template <class V, bool of_log, bool careful>
 SMX_INLINE bool product_of_steps(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
                                  std::size_t n)
 {
     sums_without_winner<V, true, careful> sums(p, v);
     sums.add_row(n);
     const typename V::product_sums total = V::totals_of(sums.mass, sums.dot);
-    near_product<V, of_log> product{p, v, total.mass, total.dot};
+    constexpr bool halved = !of_log && !careful;
+    near_product<V, of_log, halved> product{p, v, total.mass, total.dot};
     const std::size_t m = sums.winner;
     real of_winner{0};
     bool is_alone = false; // no other p but 0
@@ -812,6 +860,10 @@ SMX_INLINE bool product_of_steps(const typename V::scalar* p, const typename V::
     if (sums.count > 1 || !is_one_but_for_rounding(product.mass) || !is_finite(product.dot) || !V::can_group() ||
         (V::is_tiny_sum(product.dot) && !(is_alone && product.dot == real{0})))
         return false;
+    if constexpr (halved) {
+        product.mass = product.mass * real{0.5};
+        product.dot = product.dot * real{0.5};
+    }
     store_lines<V>(n, out, product);
     if (sums.count != 0)
         out[m] = static_cast<typename V::scalar>(of_winner.value);
@@ -819,36 +871,15 @@ SMX_INLINE bool product_of_steps(const typename V::scalar* p, const typename V::
 }
 
 template <class V, bool of_log> // what is infinite or NaN where p = 0 has no effect on others
-SMX_APART bool careful_product_of_steps(const typename V::scalar* p, const typename V::scalar* v,
-                                        typename V::scalar* out, std::size_t n)
+SMX_APART bool careful_product(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                               std::size_t n)
 {
-    return product_of_steps<V, of_log, true>(p, v, out, n);
-}
-
-template <class V>
-SMX_APART void any_softmax_jvp(const typename V::scalar* probs, const typename V::scalar* tangent,
-                               typename V::scalar* out, std::size_t n)
-{
-    if (n > V::most_held_of_products && (product_of_steps<V, false>(probs, tangent, out, n) ||
-                                         careful_product_of_steps<V, false>(probs, tangent, out, n)))
-        return;
-    product<V, true>(probs, out, n, centre<V, true>(probs, tangent, n));
-}
-
-template <class V>
-constexpr void row_softmax_jvp(const typename V::scalar* probs, const typename V::scalar* tangent,
-                               typename V::scalar* out, std::size_t n)
-{
-    if constexpr (V::lanes > 1) {
-        if (n == 0)
-            return;
-        if constexpr (V::is_doubled)
-            if (n <= V::most_doubled && doubled_rows<V, doubled_softmax_jvp>(probs, tangent, out, 1, n, n))
-                return;
-        if (n > V::most_held_of_products || !product_in_registers<V, false, held_softmax_jvp>(probs, tangent, out, n))
-            any_softmax_jvp<V>(probs, tangent, out, n);
-    } else
-        product<V, false>(probs, out, n, centre<V, false>(probs, tangent, n));
+    if (n > V::most_held_of_products)
+        return product_of_steps<V, of_log, true>(p, v, out, n);
+    if constexpr (careful_at_once<V>)
+        return false;
+    else
+        return product_in_registers<V, of_log, true>(p, v, out, n);
 }
 
 // out_i = s t_i - dot
@@ -897,24 +928,68 @@ constexpr void scaled_log_jvp(const typename V::scalar* p, typename V::scalar* o
     walk<V, true>(n, pass);
 }
 
+template <class V, bool of_log>
+SMX_APART constexpr void any_product(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                                     std::size_t n)
+{
+    constexpr bool rare = V::lanes > 1;
+    if constexpr (rare)
+        if ((n > V::most_held_of_products && product_of_steps<V, of_log, false>(p, v, out, n)) ||
+            careful_product<V, of_log>(p, v, out, n))
+            return;
+    const centred_tangent<V, tangent_row<V>> row = centre<V, rare>(p, v, n);
+    if constexpr (!of_log)
+        product<V, rare>(p, out, n, row);
+    else if (V::is_tiny(V::narrow(row.dot)) && all_tiny<V, true>(p, n, row.tangent))
+        scaled_log_jvp<V>(p, out, n, row);
+    else {
+        log_jvp_pass<V> pass(out, row);
+        walk<V, rare>(n, pass);
+    }
+}
+
+template <class V, bool of_log>
+SMX_INLINE void longer_product(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                               std::size_t n)
+{
+    if (n != 0 && (n > V::most_held_of_products || !product_in_registers<V, of_log, careful_at_once<V>>(p, v, out, n)))
+        any_product<V, of_log>(p, v, out, n);
+}
+
+template <class V, bool of_log>
+SMX_APART void longer_product_apart(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                                    std::size_t n)
+{
+    longer_product<V, of_log>(p, v, out, n);
+}
+
+template <class V, bool of_log>
+SMX_INLINE constexpr void row_product(const typename V::scalar* p, const typename V::scalar* v, typename V::scalar* out,
+                                      std::size_t n)
+{
+    if constexpr (V::is_doubled) {
+        if (n - 1 >= V::most_doubled)
+            longer_product_apart<V, of_log>(p, v, out, n);
+        else if (doubled_rows<V, doubled_kind<of_log, false>::template row>(p, v, out, 1, n, n) == 0)
+            careful_short_product<V, of_log>(p, v, out, n);
+    } else if constexpr (V::lanes > 1)
+        longer_product<V, of_log>(p, v, out, n);
+    else
+        any_product<V, of_log>(p, v, out, n);
+}
+
+template <class V>
+constexpr void row_softmax_jvp(const typename V::scalar* probs, const typename V::scalar* tangent,
+                               typename V::scalar* out, std::size_t n)
+{
+    row_product<V, false>(probs, tangent, out, n);
+}
+
 template <class V>
 constexpr void row_log_softmax_jvp(const typename V::scalar* probs, const typename V::scalar* tangent,
                                    typename V::scalar* out, std::size_t n)
 {
-    if constexpr (V::is_doubled)
-        if (n - 1 < V::most_doubled && doubled_rows<V, doubled_log_jvp>(probs, tangent, out, 1, n, n))
-            return;
-    if constexpr (V::lanes > 1)
-        if (n != 0 &&
-            (n <= V::most_held_of_products ? product_in_registers<V, true, held_log_jvp>(probs, tangent, out, n)
-                                           : product_of_steps<V, true>(probs, tangent, out, n) ||
-                                                 careful_product_of_steps<V, true>(probs, tangent, out, n)))
-            return;
-    const centred_tangent<V, tangent_row<V>> row = centre<V, false>(probs, tangent, n);
-    if (V::is_tiny(V::narrow(row.dot)) && all_tiny<V, true>(probs, n, row.tangent))
-        return scaled_log_jvp<V>(probs, out, n, row);
-    log_jvp_pass<V> pass(out, row);
-    walk<V>(n, pass);
+    row_product<V, true>(probs, tangent, out, n);
 }
 
 // sum of x, with no addition before that to the sum: an error of 2 ULP is all that the diagonal of J has
@@ -1199,12 +1274,9 @@ SMX_INLINE bool log_vjp_of_steps(const typename V::scalar* p, const typename V::
 }
 
 template <class V>
-constexpr void row_log_softmax_vjp(const typename V::scalar* probs, const typename V::scalar* cotangent,
-                                   typename V::scalar* out, std::size_t n)
+SMX_APART constexpr void any_log_vjp(const typename V::scalar* probs, const typename V::scalar* cotangent,
+                                     typename V::scalar* out, std::size_t n)
 {
-    if constexpr (V::is_doubled)
-        if (n - 1 < V::most_doubled && doubled_rows<V, doubled_log_vjp>(probs, cotangent, out, 1, n, n))
-            return;
     if constexpr (V::lanes > 1)
         if (n != 0 && (n <= V::most_held_of_products ? log_vjp_in_registers<V>(probs, cotangent, out, n)
                                                      : log_vjp_of_steps<V>(probs, cotangent, out, n)))
@@ -1216,6 +1288,18 @@ constexpr void row_log_softmax_vjp(const typename V::scalar* probs, const typena
     const others<V> other_cotangents(cotangent, n, sums.sum.total(), probs, mass);
     log_vjp_pass<V> pass(probs, cotangent, out, other_probs, other_cotangents);
     walk<V>(n, pass);
+}
+
+template <class V>
+constexpr void row_log_softmax_vjp(const typename V::scalar* probs, const typename V::scalar* cotangent,
+                                   typename V::scalar* out, std::size_t n)
+{
+    if constexpr (V::is_doubled)
+        if (n - 1 < V::most_doubled) {
+            doubled_rows<V, doubled_log_vjp>(probs, cotangent, out, 1, n, n);
+            return;
+        }
+    any_log_vjp<V>(probs, cotangent, out, n);
 }
 
 // x~ = x - <p, x> / s, from differences with the entry of the largest p; scaled where all that count may be subnormal. Where
@@ -1469,8 +1553,9 @@ constexpr void row_softmax_hvp(const typename V::scalar* probs, const typename V
         return;
     if constexpr (V::lanes > 1)
         if (const std::size_t origin = common_entry<V>(probs, n); origin < n)
-            if (n <= V::most_doubled ? doubled_rows<V, doubled_hvp>(probs, tangent, out, 1, n, n, cotangent, origin)
-                                     : hvp_of_steps<V>(probs, cotangent, tangent, out, n, origin))
+            if (n <= V::most_doubled
+                    ? doubled_rows<V, doubled_hvp>(probs, tangent, out, 1, n, n, cotangent, origin) == 1
+                    : hvp_of_steps<V>(probs, cotangent, tangent, out, n, origin))
                 return;
     const std::size_t m = index_of<V>(probs, n, row_max<V>(probs, n, every_entry<V>{}, V::zero()));
     const curvature_row<V> curvature{centring_of<V>(cotangent, probs, n, m), centring_of<V>(tangent, probs, n, m)};
