@@ -705,6 +705,60 @@ TEMPLATE_TEST_CASE("softmax_hvp: a rare entry with a large cotangent does not dr
         }
 }
 
+TEMPLATE_TEST_CASE("log_softmax_vjp: cotangents near the subnormal numbers are rounded once", "[vjp]", float, double)
+{
+    using T = TestType;
+    random_source random(seed_of_all);
+    const T step = std::numeric_limits<T>::denorm_min();
+    for (const std::size_t n : {2u, 7u, 8u, 9u, 16u, 17u, 33u, 50u, 64u, 65u, 100u, 129u, 300u})
+        for (const double spread : {1.0, 12.0}) { // with an entry that outweighs the others, too
+            const row<T> p = softmax_of(leaf<T>(), random_row<T>(random, n, spread));
+            row<T> u(n), out(n);
+            for (T& each : u)
+                each = static_cast<T>(static_cast<int>(random.below(2001)) - 1000) * step;
+            const auto exact = oracle::jacobian<T>(p.data(), n).log_vjp(u.data());
+            for (const leaf<T>& by : leaves<T>()) {
+                by.log_softmax_vjp(p, u, out);
+                double worst = 0;
+                for (std::size_t i = 0; i < n; ++i)
+                    worst = std::max(worst, metric::in_u<T>(out[i], exact[i]));
+                CAPTURE(by.name(), n, spread);
+                REQUIRE(worst <= jvp_bound);
+            }
+        }
+}
+
+// Whatever the sum: an entry with a large tangent that is rare beside the others, or that outweighs them.
+TEMPLATE_TEST_CASE("softmax_jvp, log_softmax_jvp, log_softmax_vjp: probabilities whose sum is far from 1", "[jvp][vjp]",
+                   float, double)
+{
+    using T = TestType;
+    random_source random(seed_of_all);
+    for (const std::size_t n : {2u, 3u, 5u, 8u, 9u, 16u, 17u, 24u, 25u, 32u, 33u, 64u, 65u, 129u})
+        for (int exponent = -36; exponent <= 36; exponent += 3)
+            for (const std::size_t apart : {std::size_t{0}, n - 1}) {
+                row<T> p(n), v = random_row<T>(random, n, 1), jvp(n), log_jvp(n), log_vjp(n);
+                for (T& each : p)
+                    each = std::ldexp(T(0.5) + rows::to<T>(random.between(0, 0.5)), exponent);
+                p[apart] = rows::to<T>(random.between(0.5, 1));
+                v[apart] = T(1e6);
+                const oracle::jacobian<T> J(p.data(), n);
+                const auto exact = J.jvp(v.data()), exact_log = J.log_jvp(v.data()), exact_vjp = J.log_vjp(v.data());
+                for (const leaf<T>& by : leaves<T>()) {
+                    by.softmax_jvp(p, v, jvp);
+                    by.log_softmax_jvp(p, v, log_jvp);
+                    by.log_softmax_vjp(p, v, log_vjp);
+                    double worst = 0;
+                    for (std::size_t i = 0; i < n; ++i)
+                        worst = std::max({worst, metric::jvp<T>(jvp[i], exact[i]),
+                                          metric::in_u<T>(log_jvp[i], exact_log[i]),
+                                          metric::in_u<T>(log_vjp[i], exact_vjp[i])});
+                    CAPTURE(by.name(), n, exponent, apart);
+                    REQUIRE(worst <= jvp_bound + 4);
+                }
+            }
+}
+
 TEMPLATE_TEST_CASE("softmax_jvp, log_softmax_jvp, log_softmax_vjp: they are linear", "[jvp][vjp][property]", float,
                    double)
 {

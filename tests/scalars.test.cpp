@@ -53,7 +53,11 @@ public:
     friend least operator/(const least& a, const least& b) { return of(ratio(a.value_, b.value_)); }
     friend bool operator<(const least& a, const least& b) { return a.value_ < b.value_; }
     friend least exp(const least& a) { return of(std::exp(a.value_)); }
-    friend least log(const least& a) { return of(std::log(a.value_)); }
+    friend least log(const least& a)
+    {
+        logs_of_zero += a.value_ == 0;
+        return of(std::log(a.value_));
+    }
 
     static least of(double value)
     {
@@ -66,6 +70,7 @@ public:
     double value() const { return value_; }
 
     static inline int nans_computed = 0; // what went through an operation, not what was copied
+    static inline int logs_of_zero = 0;
 
 private:
     double value_;
@@ -510,6 +515,21 @@ TEST_CASE("scalars: a masked logit is never evaluated", "[scalars]")
     smx::softmax(logits, out, {.mask = mask});
     smx::log_softmax(logits, out, {.mask = mask});
     CHECK(number::nans_computed == before);
+}
+
+TEST_CASE("scalars: no logarithm of 0 is taken of finite logits", "[scalars]") // only -inf is made of it
+{
+    using number = least<true>;
+    const int before = number::logs_of_zero;
+    for (int n = 1; n < 8; ++n) {
+        std::vector<number> logits, out = zeros<number>(static_cast<std::size_t>(n));
+        for (int i = 0; i < n; ++i)
+            logits.push_back(number(i % 3));
+        smx::softmax(logits, out);
+        smx::log_softmax(logits, out);
+        CHECK(smx::logsumexp(logits).value() >= 0);
+    }
+    CHECK(number::logs_of_zero == before);
 }
 
 TEMPLATE_LIST_TEST_CASE("scalars: a temperature that is not positive and finite is refused", "[scalars]", scalars)

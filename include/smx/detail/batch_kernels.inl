@@ -531,7 +531,7 @@ void matrix_of_products(const typename V::scalar* in, const typename V::scalar* 
 // the same, since then both the terms and their sum differ by a power of two.
 template <class V>
 struct column_strip {
-    static constexpr std::size_t vectors = 64; // at most
+    static constexpr std::size_t vectors = 32; // at most
 
     const typename V::scalar* x;
     typename V::scalar* p;
@@ -555,7 +555,7 @@ struct column_strip {
     {
         if (stride * sizeof(typename V::scalar) % 2048 == 0)
             return 2 * V::registers;
-        return fetches && V::registers == 1 ? 2 : 16;
+        return fetches && V::registers == 1 ? 8 : 16;
     }
 
     template <class Inside>

@@ -392,6 +392,11 @@ struct term_rows : P, wide_arithmetic<T> {
 
     static SMX_INLINE bool is_large_tail(real sum) { return power_of_two(numbers::bias) < sum; }
     static SMX_INLINE bool is_large_tail(pair sum) { return is_large_tail(sum.hi); }
+    template <class Some>
+    static SMX_INLINE vec or_minus_infinity(const Some& which, const vec& a)
+    {
+        return P::select(which, a, P::minus_infinity());
+    }
     static SMX_INLINE vec without_largest(const some& largest, const vec& e)
     {
         return P::select(largest, P::zero(), e);

@@ -193,6 +193,11 @@ struct one_lane {
 
     static SMX_INLINE constexpr vec select(all, const vec& a, const vec&) { return a; }
     static SMX_INLINE constexpr vec select(some which, const vec& a, const vec& b) { return which ? a : b; }
+    static SMX_INLINE constexpr vec or_minus_infinity(all, const vec& a) { return a; }
+    static SMX_INLINE constexpr vec or_minus_infinity(some which, const vec& a) // of some types the logarithm of 0
+    {
+        return which ? a : minus_infinity();
+    }
     static SMX_INLINE constexpr vec keep(all, const vec& a) { return a; }
     static SMX_INLINE constexpr vec keep(some which, const vec& a) { return which ? a : zero(); }
     static SMX_INLINE constexpr vec where_nonzero(const vec& p, const vec& a) { return p == zero() ? zero() : a; }

@@ -408,8 +408,8 @@ struct doubled_kind {
     using row = doubled_product<V, of_log, careful, k...>;
 };
 
-// u_i sum_{j != i} p_j - p_i sum_{j != i} u_j: the sums less one term are as good as that term, but where the entry is
-// saturated: its sums leave it out.
+// u_i sum_{j != i} p_j - p_i sum_{j != i} u_j = u_i s - p_i sum u: what cancels has no error that counts, but where the entry
+// is saturated: its sums leave it out.
 template <class V, std::size_t... k>
 struct doubled_log_vjp : doubled_row<V, k...> {
     using base = doubled_row<V, k...>;
@@ -427,16 +427,16 @@ struct doubled_log_vjp : doubled_row<V, k...> {
     {
         const typename D::two_sums sums = D::lane_sums(base::sum_of(once), base::sum_of(u_once));
         const vec s = sums.first(), total = sums.second(), most = base::most_of(s);
-        vec rest[] = {(s - prob[k])...}, rest_u[] = {(total - u[k])...};
+        vec result[] = {D::fms(u[k], s, prob[k] * total)...};
         if (base::is_saturated(most)) {
             const typename D::some saturated[] = {D::less_than(most, prob[k])...};
             const vec few[] = {D::select(saturated[k], D::zero(), once[k])...};
             const vec few_u[] = {D::select(saturated[k], D::zero(), u_once[k])...};
-            const typename D::two_sums without = D::lane_sums(base::sum_of(few), base::sum_of(few_u));
-            ((rest[k] = D::select(saturated[k], without.first(), rest[k])), ...);
-            ((rest_u[k] = D::select(saturated[k], without.second(), rest_u[k])), ...);
+            const typename D::two_sums rest = D::lane_sums(base::sum_of(few), base::sum_of(few_u));
+            const vec rest_p = rest.first(), rest_u = rest.second();
+            ((result[k] = D::select(saturated[k], D::fms(u[k], rest_p, prob[k] * rest_u), result[k])), ...);
         }
-        (base::template store<k>(out, D::fms(u[k], rest[k], prob[k] * rest_u[k])), ...);
+        (base::template store<k>(out, result[k]), ...);
         return true;
     }
 };
@@ -1105,28 +1105,8 @@ struct log_vjp_pass : each_step<V, log_vjp_pass<V>> {
     }
 };
 
-// The same of a short row in which s is 1 but for rounding. Its winner, if it has one, is left out of the sums: with p and u of
-// it, or 0, the sums less entry i are those of the rest less (p_i - p) and (u_i - u), where the winner's own are exact. False:
-// s is not 1, products are near the subnormal numbers, or differences might overflow.
-template <class V>
-struct rest_sums {
-    real probs, cotangents;
-    typename V::vec prob, cotangent; // of the winner
-
-    SMX_INLINE bool is_ordinary() const
-    {
-        return is_one_but_for_rounding(probs + V::lane(prob)) && !V::may_overflow(cotangent);
-    }
-    // and which lanes are tiny
-    SMX_INLINE typename V::some products(const typename V::vec& p, const typename V::vec& u, typename V::vec& out) const
-    {
-        const typename V::vec a = u * (V::narrow(probs) - (p - prob));
-        const typename V::vec b = p * (V::narrow(cotangents) - (u - cotangent));
-        out = a - b;
-        return V::tiny(V::max(V::abs(a), V::abs(b)));
-    }
-};
-
+// The same of a short row in which s is 1 but for rounding: u_i s - p_i sum u; what cancels is no more than half of it, but for a
+// winner, whose sums leave it out. False: s is not 1, products are near the subnormal numbers, or the sum of u near infinity.
 template <class V>
 SMX_INLINE bool log_vjp_in_step(const typename V::scalar* p, const typename V::scalar* u, typename V::scalar* out,
                                 std::size_t n)
@@ -1136,12 +1116,14 @@ SMX_INLINE bool log_vjp_in_step(const typename V::scalar* p, const typename V::s
     const typename V::vec cotangent = V::load_short(u, n);
     const typename V::some winner = winners<V>(once);
     const typename V::vec others = V::select(winner, V::zero(), once);
-    const typename V::product_sums sums =
+    const typename V::product_sums rest =
         V::product_sums_of(others, V::select(winner, V::zero(), V::keep(inside, cotangent)));
-    const rest_sums<V> rest{V::count(winner) != 0 ? V::sum_of_few(others) : sums.mass, sums.dot, V::only(winner, once),
-                            V::only(winner, cotangent)};
-    typename V::vec product;
-    if (V::count(winner) > 1 || !rest.is_ordinary() || V::count(rest.products(prob, cotangent, product)) != 0)
+    const real mass = V::count(winner) != 0 ? V::sum_of_few(others) : rest.mass;
+    const real s = mass + V::lane(V::only(winner, once)), total = rest.dot + V::lane(V::only(winner, cotangent));
+    const typename V::vec of_winner = V::fms(cotangent, V::narrow(mass), prob * V::narrow(rest.dot));
+    const typename V::vec product =
+        V::select(winners<V>(prob), of_winner, V::fms(cotangent, V::narrow(s), prob * V::narrow(total)));
+    if (V::count(winner) > 1 || !is_one_but_for_rounding(s) || !V::is_below_huge(total) || V::is_tiny(product))
         return false;
     V::store_short(out, n, product);
     return true;
@@ -1177,13 +1159,21 @@ struct held_log_vjp : held_probs<V, steps, partial> {
             return count;
     }
     template <std::size_t k = 0>
-    SMX_INLINE typename V::some find_products(const rest_sums<V>& rest) // which lanes are tiny
+    SMX_INLINE typename V::some find_products(const typename V::vec& s, const typename V::vec& total) // which are tiny
     {
-        const typename V::some tiny = rest.products(prob[k], cotangent[k], product[k]);
+        product[k] = V::fms(cotangent[k], s, prob[k] * total);
+        const typename V::some tiny = V::tiny(product[k]);
         if constexpr (k + 1 < steps)
-            return V::either(tiny, find_products<k + 1>(rest));
+            return V::either(tiny, find_products<k + 1>(s, total));
         else
             return tiny;
+    }
+    template <std::size_t k = 0>
+    SMX_INLINE void put_winner(const typename V::vec& of_winner)
+    {
+        product[k] = V::select(winners<V>(prob[k]), of_winner, product[k]);
+        if constexpr (k + 1 < steps)
+            put_winner<k + 1>(of_winner);
     }
     template <std::size_t k = 0>
     SMX_INLINE void store(typename V::scalar* out) const
@@ -1195,24 +1185,31 @@ struct held_log_vjp : held_probs<V, steps, partial> {
     SMX_INLINE bool done(typename V::scalar* out)
     {
         load();
-        rest_sums<V> rest{{}, {}, V::zero(), V::zero()};
+        real p_winner{0}, u_winner{0};
         const bool has_winner = base::has_winner();
         if (has_winner) {
-            rest.prob = base::at_winner(p);
-            rest.cotangent = base::at_winner(u);
+            p_winner = V::lane(base::at_winner(p));
+            u_winner = V::lane(base::at_winner(u));
             if (leave_out_winners() > 1)
                 return false;
         }
         const typename V::product_sums sums = V::product_sums_of(base::terms(prob), base::terms(cotangent));
-        rest.probs = sums.mass;
-        rest.cotangents = sums.dot;
+        real rest = sums.mass;
         if constexpr (!V::is_doubled)
             if (has_winner)
-                rest.probs = V::sum_of_few(base::terms(prob));
+                rest = V::sum_of_few(base::terms(prob));
+        const real s = rest + p_winner, total = sums.dot + u_winner;
         if (has_winner)
             load();
-        if (!rest.is_ordinary() || V::count(find_products(rest)) != 0)
+        if (!is_one_but_for_rounding(s) || !V::is_below_huge(total) ||
+            V::count(find_products(V::narrow(s), V::narrow(total))) != 0)
             return false;
+        if (has_winner) {
+            const real a = u_winner * rest, b = p_winner * sums.dot;
+            if (V::is_tiny_sum(a) && V::is_tiny_sum(b))
+                return false;
+            put_winner(V::narrow(a - b));
+        }
         store(out);
         return true;
     }
@@ -1239,7 +1236,11 @@ struct near_log_vjp {
     {
         const typename V::vec prob = V::in_register(V::load(p + i, inside, V::zero()));
         const typename V::vec cotangent = V::in_register(V::load(u + i, inside, V::zero()));
-        return log_product<V>(prob, cotangent, V::narrow(probs) - prob, V::narrow(cotangents) - cotangent);
+        const typename V::vec s = V::narrow(probs), total = V::narrow(cotangents);
+        const typename V::vec product = V::fms(cotangent, s, prob * total);
+        if (SMX_LIKELY(!V::is_tiny(product)))
+            return product;
+        return V::where_tiny(product, log_product<V>(prob, cotangent, s - prob, total - cotangent), product);
     }
 };
 

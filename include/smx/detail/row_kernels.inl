@@ -449,7 +449,7 @@ struct log_prob_pass : each_step<V, log_prob_pass<V, Entries, Shift>> {
     SMX_INLINE constexpr typename V::vec at(std::size_t i, Inside inside) const
     {
         const auto which = entries.of(i, inside);
-        return V::select(which, V::log_prob(entries.load(x, i, inside, first), shift, log1p_tail), V::minus_infinity());
+        return V::or_minus_infinity(which, V::log_prob(entries.load(x, i, inside, first), shift, log1p_tail));
     }
     template <class Inside>
     SMX_INLINE constexpr void operator()(std::size_t i, Inside inside) const
