@@ -402,6 +402,8 @@ struct term_rows : P, wide_arithmetic<T> {
         return P::select(largest, P::zero(), e);
     }
 
+    static SMX_INLINE bool can_group() { return current_mode_is_nearest(); } // else their roundings all go one way
+
     // Products are tiny where they may be subnormal.
     static SMX_INLINE vec up() { return P::set1(numbers::two_to_bias); }
     static SMX_INLINE vec down() { return P::set1(T(1) / numbers::two_to_bias); }
@@ -683,7 +685,6 @@ struct rows<P, float> : term_rows<P, float> {
 
     // products: so many steps may be added to each other before they meet a sum
     static constexpr std::size_t rough_group = 8;
-    static SMX_INLINE bool can_group() { return true; }
     static SMX_INLINE vec rough_minus(real s, const vec& x, real b) // s x - b, both to a float
     {
         return P::fms(narrow(s), x, narrow(b));
@@ -1016,7 +1017,6 @@ struct rows<P, double> : term_rows<P, double> {
     }
 
     static constexpr std::size_t rough_group = 4;
-    static SMX_INLINE bool can_group() { return current_mode_is_nearest(); } // else their roundings all go one way
     static SMX_INLINE vec rough_minus(real s, const vec& x, real b) { return P::fms(narrow(s), x, narrow(b)); }
 
     static SMX_INLINE wide others(wide tail, const vec& e, bool is_largest)

@@ -382,11 +382,11 @@ struct doubled_product : doubled_row<V, k...> {
     }
     // p_i (s t_i - <p, t>), by an addition that makes -0 0; for log_softmax s t_i - <p, t>, also where p_i = 0
     template <std::size_t i>
-    SMX_INLINE vec result(const vec& s, const vec& dot) const
+    SMX_INLINE vec result(const vec& s, const vec& dot, const vec& zero) const
     {
         if constexpr (of_log)
             return D::fms(s, t[i], dot);
-        const vec product = D::fma(prob[i], D::fms(s, weighted<i>(prob[i]), dot), D::zero());
+        const vec product = D::fma(prob[i], D::fms(s, weighted<i>(prob[i]), dot), zero);
         return careful ? D::where_nonzero(prob[i], product) : product;
     }
     SMX_INLINE bool store(typename V::scalar* out)
@@ -397,7 +397,8 @@ struct doubled_product : doubled_row<V, k...> {
         const vec s = sums.first(), dot = sums.second();
         if (D::lane_bits(s) > __builtin_bit_cast(std::uint64_t, 16.0) || (!careful && !D::is_finite(dot)))
             return false;
-        (base::template store<k>(out, result<k>(s, dot)), ...);
+        const vec zero = D::in_register(D::zero()); // nothing known, or Clang leaves the addition out
+        (base::template store<k>(out, result<k>(s, dot, zero)), ...);
         return true;
     }
 };
@@ -816,7 +817,12 @@ struct near_product {
     const typename V::scalar* p;
     const typename V::scalar* v;
     real mass, dot;
+    typename V::vec zero; // of which nothing is known, or Clang leaves the addition out
 
+    SMX_INLINE near_product(const typename V::scalar* p_, const typename V::scalar* v_, real mass_, real dot_)
+        : p(p_), v(v_), mass(mass_), dot(dot_), zero(V::in_register(V::zero()))
+    {
+    }
     SMX_INLINE typename V::vec at(std::size_t i, typename V::all inside) const
     {
         const typename V::vec t = V::load(v + i, inside, V::zero());
@@ -824,7 +830,7 @@ struct near_product {
             return V::rough_minus(mass, t, dot);
         const typename V::vec prob = V::in_register(V::load(p + i, inside, V::zero()));
         if constexpr (halved)
-            return V::fma(prob + prob, V::rough_minus(mass, t, dot), V::zero());
+            return V::fma(prob + prob, V::rough_minus(mass, t, dot), zero);
         else
             return product_step<V, of_log, true>::result(prob, t, mass, dot);
     }
@@ -841,7 +847,7 @@ SMX_INLINE bool product_of_steps(const typename V::scalar* p, const typename V::
     sums.add_row(n);
     const typename V::product_sums total = V::totals_of(sums.mass, sums.dot);
     constexpr bool halved = !of_log && !careful;
-    near_product<V, of_log, halved> product{p, v, total.mass, total.dot};
+    near_product<V, of_log, halved> product(p, v, total.mass, total.dot);
     const std::size_t m = sums.winner;
     real of_winner{0};
     bool is_alone = false; // no other p but 0
