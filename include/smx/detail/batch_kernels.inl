@@ -288,7 +288,7 @@ struct log_lanes {
 // the next
 template <class V>
 struct eight_products {
-    using step = product_step<V, false, careful_at_once<V>>;
+    static constexpr bool careful = careful_at_once<V>;
     const typename V::scalar* p;
     const typename V::scalar* v;
     typename V::scalar* out;
@@ -309,14 +309,15 @@ struct eight_products {
     {
         const typename V::vec once = V::keep(inside, prob[r]);
         t[r] = tangent_in_step<V>(once, V::load_short(v + r * stride, n));
-        sums[r] = V::keep(inside, prob[r] * step::weighted(prob[r], t[r]));
+        sums[r] = V::keep(inside, prob[r] * factor_of<V, careful>(prob[r], t[r]));
         if constexpr (r + 1 < 8)
             load_tangents<r + 1>(inside, sums);
     }
     template <std::size_t r = 0>
     SMX_INLINE void store_products(const double (&masses)[8], const double (&dots)[8]) const
     {
-        V::store_short(out + r * stride, n, step::result(prob[r], t[r], real{masses[r]}, real{dots[r]}));
+        V::store_short(out + r * stride, n,
+                       product_of<V, false, careful>(prob[r], t[r], real{masses[r]}, real{dots[r]}));
         if constexpr (r + 1 < 8)
             store_products<r + 1>(masses, dots);
     }
@@ -326,7 +327,7 @@ struct eight_products {
         typename V::vec sums[8], least = V::zero();
         double masses[8], dots[8];
         load_probs(inside, sums, least);
-        if (!careful_at_once<V> && has_rare<V>(least))
+        if (!careful && has_rare<V>(least))
             return false;
         V::masses_of(sums, masses);
         SMX_LAUNDER(masses);

@@ -412,10 +412,6 @@ struct term_rows : P, wide_arithmetic<T> {
         const some smaller = P::less_than(P::abs(a), P::abs(b));
         return P::select(smaller, a, b) * up() * P::select(smaller, b, a);
     }
-    static SMX_INLINE bool may_overflow(const vec& a) // differences with any number
-    {
-        return P::count(P::less_than(P::set1(numbers::huge), P::abs(a))) != 0;
-    }
     static SMX_INLINE some tiny(const vec& a) { return P::less_than(P::abs(a), P::set1(numbers::tiny)); }
     static SMX_INLINE bool is_tiny(const vec& a) { return P::count(tiny(a)) != 0; }
     static SMX_INLINE vec alone(const vec& a) { return P::in_register(a); }

@@ -326,6 +326,13 @@ struct doubled_row {
     }
 };
 
+// t as a factor of p; careful: 0 where p = 0, so that 0 infinity is never formed
+template <class V, bool careful>
+SMX_INLINE typename V::vec factor_of(const typename V::vec& prob, const typename V::vec& t)
+{
+    return careful ? V::where_nonzero(prob, t) : t;
+}
+
 // J t, t = v - v_m: in double p t has no error, and s t_i - <p, t> none that counts, whatever outweighs the others, so long as
 // entry m is not very rare; a constant tangent gives 0. m is the first entry or, where careful, a later one. False: there is no
 // such m, or s makes it rare; where not careful, an infinite tangent too, which may meet p = 0.
@@ -366,17 +373,17 @@ struct doubled_product : doubled_row<V, k...> {
         return true;
     }
     template <std::size_t i>
-    SMX_INLINE vec weighted(const vec& factor) const // 0 infinity is never formed
+    SMX_INLINE vec factor(const vec& prob_i) const
     {
-        return careful ? D::where_nonzero(factor, t[i]) : t[i];
+        return factor_of<D, careful>(prob_i, t[i]);
     }
     template <std::size_t i = 0, std::size_t size = count>
     SMX_INLINE vec dot_terms() const
     {
         if constexpr (size == 1)
-            return once[i] * weighted<i>(once[i]);
+            return once[i] * factor<i>(once[i]);
         else if constexpr (size == 2)
-            return D::fma(once[i + 1], weighted<i + 1>(once[i + 1]), once[i] * weighted<i>(once[i]));
+            return D::fma(once[i + 1], factor<i + 1>(once[i + 1]), once[i] * factor<i>(once[i]));
         else
             return dot_terms<i, size / 2>() + dot_terms<i + size / 2, size - size / 2>();
     }
@@ -386,7 +393,7 @@ struct doubled_product : doubled_row<V, k...> {
     {
         if constexpr (of_log)
             return D::fms(s, t[i], dot);
-        const vec product = D::fma(prob[i], D::fms(s, weighted<i>(prob[i]), dot), zero);
+        const vec product = D::fma(prob[i], D::fms(s, factor<i>(prob[i]), dot), zero);
         return careful ? D::where_nonzero(prob[i], product) : product;
     }
     SMX_INLINE bool store(typename V::scalar* out)
@@ -533,21 +540,15 @@ SMX_INLINE bool has_rare(const typename V::vec& prob)
     return V::count(V::less_than(prob, V::set1(typename V::scalar(0x1p-126)))) != 0;
 }
 
-// What a product of J is made of; careful: 0 infinity is never formed.
+// p_i (s t_i - <p, t>); for log_softmax s t_i - <p, t>
 template <class V, bool of_log, bool careful>
-struct product_step {
-    using vec = typename V::vec;
-
-    static SMX_INLINE vec weighted(const vec& prob, const vec& t) { return careful ? V::where_nonzero(prob, t) : t; }
-    // p_i (s t_i - <p, t>); for log_softmax s t_i - <p, t>
-    static SMX_INLINE vec result(const vec& prob, const vec& t, real mass, real dot)
-    {
-        if constexpr (of_log)
-            return V::rough_minus(mass, t, dot);
-        const vec product = prob * V::rough_minus(mass, weighted(prob, t), dot);
-        return careful ? V::where_nonzero(prob, product) : product;
-    }
-};
+SMX_INLINE typename V::vec product_of(const typename V::vec& prob, const typename V::vec& t, real mass, real dot)
+{
+    if constexpr (of_log)
+        return V::rough_minus(mass, t, dot);
+    const typename V::vec product = prob * V::rough_minus(mass, factor_of<V, careful>(prob, t), dot);
+    return careful ? V::where_nonzero(prob, product) : product;
+}
 
 // A row of one step in which s is 1 but for rounding and the products are not tiny; else false.
 template <class V, bool of_log, bool careful>
@@ -556,16 +557,16 @@ SMX_INLINE bool product_in_step(const typename V::scalar* p, const typename V::s
 {
     const typename V::some inside = V::inside_short(n);
     const typename V::vec prob = V::load_short(p, n), once = V::keep(inside, prob);
-    using step = product_step<V, of_log, careful>;
     if (!careful && has_rare<V>(prob))
         return false;
     const typename V::vec t = tangent_in_step<V>(once, V::load_short(v, n));
-    const typename V::product_sums sums = V::product_sums_of(once, V::keep(inside, prob * step::weighted(prob, t)));
+    const typename V::product_sums sums =
+        V::product_sums_of(once, V::keep(inside, prob * factor_of<V, careful>(prob, t)));
     if (!is_one_but_for_rounding(sums.mass))
         return false;
     if (V::is_tiny_sum(sums.dot))
         return product_of_one<V, of_log>(p, v, out, n);
-    V::store_short(out, n, step::result(prob, t, sums.mass, sums.dot));
+    V::store_short(out, n, product_of<V, of_log, careful>(prob, t, sums.mass, sums.dot));
     return true;
 }
 
@@ -640,7 +641,6 @@ struct held_probs {
 template <class V, std::size_t steps, std::size_t partial, bool of_log, bool careful>
 struct held_product : held_probs<V, steps, partial> {
     using base = held_probs<V, steps, partial>;
-    using step = product_step<V, of_log, careful>;
     using base::n, base::p, base::prob;
     using typename base::row;
     const typename V::scalar* v;
@@ -663,14 +663,14 @@ struct held_product : held_probs<V, steps, partial> {
     {
         if constexpr (count == 2) {
             const typename V::vec a = base::template own<k>(prob), b = base::template own<k + 1>(prob);
-            return V::fma(b, step::weighted(b, t[k + 1]), a * step::weighted(a, t[k]));
+            return V::fma(b, factor_of<V, careful>(b, t[k + 1]), a * factor_of<V, careful>(a, t[k]));
         } else
             return dot_terms<k, count / 2>() + dot_terms<k + count / 2, count / 2>();
     }
     template <std::size_t k = 0>
     SMX_INLINE void store_products(typename V::scalar* out, real mass, real dot) const
     {
-        V::store(out + row::template start<k>(n), V::every(), step::result(prob[k], t[k], mass, dot));
+        V::store(out + row::template start<k>(n), V::every(), product_of<V, of_log, careful>(prob[k], t[k], mass, dot));
         if constexpr (k + 1 < steps)
             store_products<k + 1>(out, mass, dot);
     }
@@ -739,8 +739,7 @@ struct sums_without_winner {
     SMX_INLINE vec load(std::size_t i) const { return V::in_register(V::load(p + i, V::every(), V::zero())); }
     SMX_INLINE vec tangent(std::size_t i, const vec& prob) const
     {
-        const vec x = V::load(v + i, V::every(), V::zero());
-        return careful ? V::where_nonzero(prob, x) : x;
+        return factor_of<V, careful>(prob, V::load(v + i, V::every(), V::zero()));
     }
     // one step of the other sum, or two
     SMX_INLINE vec other(std::size_t i, const vec& prob) const
@@ -832,7 +831,7 @@ struct near_product {
         if constexpr (halved)
             return V::fma(prob + prob, V::rough_minus(mass, t, dot), zero);
         else
-            return product_step<V, of_log, true>::result(prob, t, mass, dot);
+            return product_of<V, of_log, true>(prob, t, mass, dot);
     }
 };
 
