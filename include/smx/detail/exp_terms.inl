@@ -368,7 +368,16 @@ struct term_rows : P, wide_arithmetic<T> {
             hi = s;
         }
         SMX_INLINE vec upper() const { return hi - start; }
+        SMX_INLINE auto total() const { return P::lane_sum(upper(), lo); }
     };
+    // Of the largest term of a row: 2^3 times as much; in double 2^7, the upper parts of terms, s - start in dekker_sum, are then
+    // multiples of 2^-46 of it, and 64 of them are added without error.
+    static SMX_INLINE vec start_of_terms(const vec& max, const exp_scale<T>& scale, bool small)
+    {
+        constexpr int more = sizeof(T) == 4 ? 3 : 7;
+        const vec whole = P::sixteenths(max, P::set1(scale.near_hi), P::set1(16 * numbers::magic));
+        return small ? P::whole_power(whole, more) : P::set1((1 << more) * numbers::two_to_bias);
+    }
 
     // A sum that each term meets by itself: two that are added first would cost a rounding.
     template <class Sum>
@@ -383,6 +392,8 @@ struct term_rows : P, wide_arithmetic<T> {
         }
     };
     using single_sum = one_by_one<typename P::sum>;
+    // The same of a row of small logits, of which the largest term is not 1 and has an error of its own.
+    using small_sum = one_by_one<dekker_sum>;
     // A sum whose terms may be added in fours before they meet it: one more rounding.
     struct rough_sum : P::sum {
         SMX_INLINE rough_sum() : P::sum() {}
@@ -431,7 +442,8 @@ struct rows<P, float> : term_rows<P, float> {
     using far = far_rows<P, float>;
     using precise = widened_floats<rows<typename P::wide_lanes, double>>;
 
-    static constexpr std::size_t most_without_origin = 768; // longer rows gain nothing by it
+    // log1p(T) of rows of small logits: longer ones gain nothing by terms without an origin, or by a sum in double
+    static constexpr std::size_t most_without_origin = 2048, most_in_double = 512;
 
     // half of the lanes from a, half from b
     static SMX_INLINE vec load_halves(const float* a, const float* b)
@@ -501,16 +513,17 @@ struct rows<P, float> : term_rows<P, float> {
         std::size_t count;
 
         SMX_INLINE term_sum() : terms(), folded{0}, count(0) {}
+        explicit SMX_INLINE term_sum(const vec& start) : terms(start), folded{0}, count(0) {}
         SMX_INLINE void add(const vec& x)
         {
             terms.add(x);
             if (++count % 128 == 0) {
                 folded = total();
-                terms = typename base::dekker_sum();
+                terms = typename base::dekker_sum(terms.start);
             }
         }
         SMX_INLINE void add(const vec& a, const vec& b) { add(a + b); }
-        SMX_INLINE real total() const { return folded + P::lane_sum(terms.upper(), terms.lo); }
+        SMX_INLINE real total() const { return folded + terms.total(); }
     };
     // the sum of the terms of one step, or of two
     static SMX_INLINE real step_total(const vec& e, std::size_t n) // n entries, as load_short has them
@@ -519,14 +532,8 @@ struct rows<P, float> : term_rows<P, float> {
     }
     static SMX_INLINE real step_total(const vec& a, const vec& b) { return P::lane_sum(a, b); }
 
-    static constexpr std::size_t most_small = 16 * P::lanes; // longer rows gain nothing by terms without an origin
-    // The sum of a row of small logits, of which the largest term is not 1 and has an error of its own.
-    struct small_sum : base::single_sum {
-        explicit SMX_INLINE small_sum(const vec&) {}
-    };
-
-    // What no term of a row in registers exceeds: only doubles need it.
-    static SMX_INLINE vec start_of_terms(const vec&, const exp_scale<float>&, bool) { return P::zero(); }
+    // softmax of rows of small logits: longer ones gain nothing by a sum that does not wait for max, or by terms without an origin
+    static constexpr std::size_t most_without_max = 16 * P::lanes, most_small = 48 * P::lanes;
     struct held_sum {
         typename P::half s;
 
@@ -835,7 +842,6 @@ struct rows<P, double> : term_rows<P, double> {
         SMX_INLINE term_sum() : base::dekker_sum() {}
         SMX_INLINE void add(const vec& x) { base::dekker_sum::add(x); }
         SMX_INLINE void add(const vec& a, const vec& b) { add(a + b); }
-        SMX_INLINE pair total() const { return P::lane_sum(this->upper(), this->lo); }
     };
     static SMX_INLINE pair step_total(const vec& e, std::size_t = 0) { return P::lane_sum(e, P::zero()); }
     static SMX_INLINE pair step_total(const vec& a, const vec& b)
@@ -844,26 +850,12 @@ struct rows<P, double> : term_rows<P, double> {
         return P::lane_sum(s.hi, s.lo);
     }
 
-    // 2^7 times the largest term of a row in registers or more: the upper parts of terms, s - start in dekker_sum, are then
-    // multiples of 2^-46 of it, and all 64 of them are added without error.
-    static SMX_INLINE vec start_of_terms(const vec& max, const exp_scale<double>& scale, bool small)
-    {
-        const vec unbiased = base::whole_of(max, scale) + P::set1(base::numbers::magic - base::numbers::bias + 7);
-        return P::whole_power(small ? unbiased : P::set1(base::numbers::magic + 7));
-    }
     struct held_sum : base::dekker_sum {
         explicit SMX_INLINE held_sum(const vec& start_) : base::dekker_sum(start_) {}
         SMX_INLINE void add(const vec& x) { base::dekker_sum::add(x); }
         SMX_INLINE pair total() const { return sum_of_parts(this->upper(), this->lo); }
     };
-    // The same of a row of more: the sum of the upper parts may be rounded. Longer rows gain nothing by it.
-    static constexpr std::size_t most_small = 32 * P::lanes;
-    struct small_sum : base::template one_by_one<typename base::dekker_sum> {
-        explicit SMX_INLINE small_sum(const vec& start_) : base::template one_by_one<typename base::dekker_sum>(start_)
-        {
-        }
-        SMX_INLINE pair total() const { return P::lane_sum(this->upper(), this->lo); }
-    };
+    static constexpr std::size_t most_small = 32 * P::lanes; // longer rows gain nothing by it
     static SMX_INLINE vec upper_part(const vec& start, const vec& x) { return (start + x) - start; }
     static SMX_INLINE pair sum_of_parts(const vec& hi, const vec& lo)
     {

@@ -420,6 +420,16 @@ struct floats {
     static SMX_INLINE vec rounded_sum(const vec& x, const vec& m) { return x + m; }
     static SMX_INLINE bool rounds_to_nearest() { return current_mode_is_nearest(); }
 
+    static SMX_INLINE vec whole_power(const vec& k, int more)
+    {
+        return {whole_power(k.a, more), whole_power(k.b, more)};
+    }
+    static SMX_INLINE __m256 whole_power(__m256 k,
+                                         int more) // 2^(k + more), k a whole number, which is in its last bits
+    {
+        return _mm256_castsi256_ps(
+            _mm256_add_epi32(_mm256_set1_epi32((127 + more) << 23), _mm256_slli_epi32(_mm256_castps_si256(k), 23)));
+    }
     struct powers {
         struct entry {
             vec power, delta;
@@ -812,11 +822,14 @@ struct doubles {
     static SMX_INLINE vec rounded_sum(const vec& x, const vec& m) { return x + m; }
     static SMX_INLINE bool rounds_to_nearest() { return current_mode_is_nearest(); }
 
-    static SMX_INLINE vec whole_power(const vec& k) { return {whole_power(k.a), whole_power(k.b)}; }
-    static SMX_INLINE __m256d whole_power(__m256d k) // 2^(k + bias), k a whole number
+    static SMX_INLINE vec whole_power(const vec& k, int more)
+    {
+        return {whole_power(k.a, more), whole_power(k.b, more)};
+    }
+    static SMX_INLINE __m256d whole_power(__m256d k, int more)
     {
         return _mm256_castsi256_pd(
-            _mm256_add_epi64(_mm256_set1_epi64x(0x5ff0000000000000), _mm256_slli_epi64(_mm256_castpd_si256(k), 48)));
+            _mm256_add_epi64(_mm256_set1_epi64x((1023ll + more) << 52), _mm256_slli_epi64(_mm256_castpd_si256(k), 52)));
     }
     // Read from memory: four loads of 16 bytes take less than the shuffles and blends of two tables in registers.
     struct powers {

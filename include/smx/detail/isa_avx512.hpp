@@ -245,6 +245,11 @@ struct floats {
     static SMX_INLINE vec rounded_sum(vec x, vec m) { return _mm512_maskz_add_round_ps(0xffff, x, m, nearest); }
     static SMX_INLINE bool rounds_to_nearest() { return true; } // sixteenths does, in any mode
 
+    static SMX_INLINE vec whole_power(vec k, int more) // 2^(k + more), k a whole number, which is in its last bits
+    {
+        return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_set1_epi32((127 + more) << 23),
+                                                    _mm512_maskz_slli_epi32(0xffff, _mm512_castps_si512(k), 23)));
+    }
     struct powers {
         struct entry {
             vec power, delta;
@@ -508,10 +513,10 @@ struct doubles {
     static SMX_INLINE vec rounded_sum(vec x, vec m) { return _mm512_maskz_add_round_pd(ones, x, m, nearest); }
     static SMX_INLINE bool rounds_to_nearest() { return true; } // sixteenths does, in any mode
 
-    static SMX_INLINE vec whole_power(vec k) // 2^(k + bias), k a whole number
+    static SMX_INLINE vec whole_power(vec k, int more)
     {
-        return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_set1_epi64(0x5ff0000000000000),
-                                                    _mm512_maskz_slli_epi64(ones, _mm512_castpd_si512(k), 48)));
+        return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_set1_epi64((1023ll + more) << 52),
+                                                    _mm512_maskz_slli_epi64(ones, _mm512_castpd_si512(k), 52)));
     }
     struct powers {
         struct entry {

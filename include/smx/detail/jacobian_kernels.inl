@@ -98,19 +98,6 @@ struct mass_and_sum {
     }
 };
 
-// first i with p[i] = max
-template <class V>
-constexpr std::size_t index_of(const typename V::scalar* p, std::size_t n, const typename V::vec& max)
-{
-    std::size_t i = 0;
-    while (n - i >= V::lanes && V::count(V::equals(V::every(), V::load(p + i, V::every(), max), max)) == 0)
-        i += V::lanes;
-    for (; i < n; ++i)
-        if (V::broadcast_equals(p + i, max))
-            return i;
-    return 0; // a NaN in the row: it reaches every result whatever is chosen here
-}
-
 // J t of a row: sum_j p_j (t_i - t_j) = s t_i - dot
 template <class V, class Tangent>
 struct centred_tangent {
@@ -134,7 +121,7 @@ template <class V>
 constexpr centred_tangent<V, tangent_row<V>> centre_at_largest(const typename V::scalar* p, const typename V::scalar* v,
                                                                std::size_t n, const typename V::vec& max)
 {
-    return centre_row<V, true>(p, n, tangent_row<V>{v, V::broadcast(v + index_of<V>(p, n, max))});
+    return centre_row<V, true>(p, n, tangent_row<V>{v, V::broadcast(v + index_of<V>(p, n, every_entry<V>{}, max))});
 }
 
 template <class V, bool rare>
@@ -1041,7 +1028,7 @@ struct others {
         : sum(sum_), without(sum_), max(mass_.max), dominated(mass_.dominated)
     {
         if (dominated) {
-            const std::size_t m = index_of<V>(p_, n_, max);
+            const std::size_t m = index_of<V>(p_, n_, every_entry<V>{}, max);
             without = V::total(sum_of<V>(x_, m), sum_of<V>(x_ + m + 1, n_ - m - 1));
         }
     }
@@ -1563,7 +1550,7 @@ constexpr void row_softmax_hvp(const typename V::scalar* probs, const typename V
                     ? doubled_rows<V, doubled_hvp>(probs, tangent, out, 1, n, n, cotangent, origin) == 1
                     : hvp_of_steps<V>(probs, cotangent, tangent, out, n, origin))
                 return;
-    const std::size_t m = index_of<V>(probs, n, row_max<V>(probs, n, every_entry<V>{}, V::zero()));
+    const std::size_t m = index_of<V>(probs, n, every_entry<V>{}, row_max<V>(probs, n, every_entry<V>{}, V::zero()));
     const curvature_row<V> curvature{centring_of<V>(cotangent, probs, n, m), centring_of<V>(tangent, probs, n, m)};
     product<V, false>(probs, out, n, centre_row<V, false>(probs, n, curvature));
 }
@@ -1616,6 +1603,13 @@ struct streamed_row_pass : negated_row_pass<V> {
     }
 };
 
+// n * n does not overflow: the matrix has so many entries
+template <class V>
+SMX_INLINE constexpr bool is_far_matrix(std::size_t n)
+{
+    return n * n > V::cached_length;
+}
+
 // row i of J: -p_i p_j off the diagonal, p_i sum_{j != i} p_j on it; for log_softmax: -p_j, sum_{j != i} p_j
 template <class V>
 SMX_INLINE constexpr void jacobian_row(const typename V::scalar* probs, std::size_t n, std::size_t i,
@@ -1624,32 +1618,36 @@ SMX_INLINE constexpr void jacobian_row(const typename V::scalar* probs, std::siz
 {
     const typename V::vec diagonal = other_probs.times(factor, probs + i);
     negated_row_pass<V> pass(probs, row, factor);
-    if (n > V::cached_length / n) {
+    if (is_far_matrix<V>(n)) {
         const streamed_row_pass<V> streamed(pass, i);
         const std::size_t head = V::entries_to_line(row);
         if (head != 0)
             streamed(0, V::first(head));
         walk_range<V>(head, n, streamed);
-        V::end_of_stream();
     } else
         walk<V>(n, pass);
     V::store_first(row + i, diagonal);
 }
 
-template <class V>
-constexpr void row_softmax_jacobian(const typename V::scalar* probs, std::size_t n, typename V::scalar* jacobian)
+template <class V, bool of_log>
+SMX_INLINE constexpr void jacobian_rows(const typename V::scalar* probs, std::size_t n, typename V::scalar* jacobian)
 {
     const row_mass<V> mass = mass_of<V>(probs, n);
     const others<V> other_probs(probs, n, mass.sum, probs, mass);
     for (std::size_t i = 0; i < n; ++i)
-        jacobian_row<V>(probs, n, i, V::broadcast(probs + i), other_probs, jacobian + i * n);
+        jacobian_row<V>(probs, n, i, of_log ? V::one() : V::broadcast(probs + i), other_probs, jacobian + i * n);
+    if (is_far_matrix<V>(n)) // not row by row: each would wait for its stores
+        V::end_of_stream();
+}
+
+template <class V>
+constexpr void row_softmax_jacobian(const typename V::scalar* probs, std::size_t n, typename V::scalar* jacobian)
+{
+    jacobian_rows<V, false>(probs, n, jacobian);
 }
 
 template <class V>
 constexpr void row_log_softmax_jacobian(const typename V::scalar* probs, std::size_t n, typename V::scalar* jacobian)
 {
-    const row_mass<V> mass = mass_of<V>(probs, n);
-    const others<V> other_probs(probs, n, mass.sum, probs, mass);
-    for (std::size_t i = 0; i < n; ++i)
-        jacobian_row<V>(probs, n, i, V::one(), other_probs, jacobian + i * n);
+    jacobian_rows<V, true>(probs, n, jacobian);
 }

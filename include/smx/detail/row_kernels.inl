@@ -135,6 +135,7 @@ struct every_entry {
         V::store_short(p, n, v);
     }
 
+    SMX_INLINE constexpr bool has(std::size_t) const { return true; }
     template <class Inside>
     SMX_INLINE constexpr Inside of(std::size_t, Inside inside) const
     {
@@ -171,6 +172,7 @@ struct unmasked_entries {
         V::store_short(p, n, V::select(V::where_short(mask, n), v, absent));
     }
 
+    SMX_INLINE constexpr bool has(std::size_t i) const { return mask[i]; }
     template <class Inside>
     SMX_INLINE constexpr typename V::some of(std::size_t i, Inside inside) const
     {
@@ -268,6 +270,20 @@ SMX_INLINE constexpr typename V::extent extent_of(const typename V::scalar* x, s
     pass.seen.add(pass.more);
     pass.seen.max = V::reduce_max(pass.seen.max);
     return pass.seen;
+}
+
+// first i that takes part and has x[i] = max
+template <class V, class Entries>
+constexpr std::size_t index_of(const typename V::scalar* x, std::size_t n, Entries entries, const typename V::vec& max)
+{
+    std::size_t i = 0;
+    while (n - i >= V::lanes &&
+           V::count(V::equals(entries.of(i, V::every()), entries.load(x, i, V::every(), max), max)) == 0)
+        i += V::lanes;
+    for (; i < n; ++i)
+        if (entries.has(i) && V::broadcast_equals(x + i, max))
+            return i;
+    return 0; // a NaN in the row: it reaches every result whatever is chosen here
 }
 
 // All logits are so small that their exponentials need no origin, n >= 2 lanes.
@@ -418,8 +434,8 @@ struct tail_pass : each_exponential<V, tail_pass<V, Entries>, Entries, typename 
 template <class V, class Entries, class Sum = typename V::term_sum>
 struct whole_pass : each_exponential<V, whole_pass<V, Entries, Sum>, Entries, Sum> {
     SMX_INLINE constexpr whole_pass(const typename V::scalar* x_, Entries entries_, const typename V::shift& shift_,
-                                    const typename V::vec& first_)
-        : each_exponential<V, whole_pass, Entries, Sum>(x_, entries_, shift_, first_)
+                                    const typename V::vec& first_, const Sum& sum_ = Sum())
+        : each_exponential<V, whole_pass, Entries, Sum>(x_, entries_, shift_, first_, sum_)
     {
     }
     template <class Inside>
@@ -1017,9 +1033,9 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
                                    : n > V::blocked_length && stored_softmax<V>(logits, probs, n, scale).is_done())
             return;
     if constexpr (V::is_doubled && !Entries::is_rare) // the exponentials do not wait for max, nor does their sum
-        if (n > 8 * V::lanes && n <= V::most_small && are_small<V>(logits, n, scale)) // a shorter one is far from 0
+        if (n > 8 * V::lanes && n <= V::most_without_max && are_small<V>(logits, n, scale)) // a shorter one is far
             return exp_and_normalise<V>(logits, probs, n, V::loose_shift_of(true, V::zero(), scale), entries, first,
-                                        typename V::small_sum(V::zero()));
+                                        typename V::single_sum());
     const typename V::extent extent = extent_of<V>(logits, n, entries, first);
     if constexpr (V::lanes > 1)
         if (n <= V::most_small && !V::is_far(extent.max, scale)) {
@@ -1168,20 +1184,29 @@ SMX_INLINE constexpr typename V::wide tail_of_sum(const typename V::scalar* logi
     }
 }
 
-// The same of a row of small logits, whose exponentials do not wait for max. False: one of them outweighs the others, nearly.
-template <class V, class Entries>
+// The same of a row of small logits, whose exponentials do not wait for max. False: T is less than what roundings of the sum
+// leave of it to 24 digits.
+template <class V, class Sum, class Entries>
 SMX_INLINE bool has_found_tail(const typename V::scalar* logits, std::size_t n, Entries entries,
-                               const exp_scale<typename V::scalar>& scale, const typename V::extent& extent,
-                               const typename V::vec& first, typename V::wide& tail)
+                               const exp_scale<typename V::scalar>& scale, const typename V::vec& max,
+                               const typename V::vec& first, const Sum& start, typename V::wide least,
+                               typename V::wide& tail)
 {
-    if (n > V::most_without_origin || !extent.is_small(scale))
-        return false;
-    const typename V::shift shift = V::loose_shift_of(true, extent.max, scale);
-    whole_pass<V, Entries, typename V::sum> pass(logits, entries, shift, first);
+    const typename V::shift shift = V::loose_shift_of(true, max, scale);
+    whole_pass<V, Entries, Sum> pass(logits, entries, shift, first, start);
     walk<V>(n, pass);
-    const typename V::wide sum = pass.sum.total() * V::inverse_of_largest(true, extent.max, scale);
-    tail = V::with_ties(sum, 0);
-    return typename V::wide{2} < sum;
+    const typename V::wide sum = pass.sum.total(), inverse = V::inverse_of_largest(true, max, scale);
+    tail = V::with_ties(sum * inverse, 0);
+    if (typename V::wide{1} < tail)
+        return true;
+    // the rounding of the largest term and of the one that was added to it counts: both are taken out, and that one comes back
+    const std::size_t m = index_of<V>(logits, n, entries, max), other = m ^ V::lanes;
+    const typename V::vec largest = V::exp_term(max, shift);
+    typename V::vec term = V::zero();
+    if (m < n - n % (2 * V::lanes) && entries.has(other))
+        term = V::exp_term(V::broadcast(logits + other), shift);
+    tail = ((sum - V::lane(largest + term)) + V::lane(term)) * inverse;
+    return least < tail;
 }
 
 // log1p(T) of a row that is not far from 0
@@ -1190,11 +1215,18 @@ SMX_INLINE constexpr typename V::wide log1p_of_tail(const typename V::scalar* lo
                                                     const exp_scale<typename V::scalar>& scale,
                                                     const typename V::extent& extent, const typename V::vec& first)
 {
-    if constexpr (V::is_doubled) {
-        typename V::wide tail{};
-        if (has_found_tail<V>(logits, n, entries, scale, extent, first, tail))
-            return V::log1p(tail);
-    }
+    if constexpr (V::is_doubled)
+        if (n <= V::most_without_origin && extent.is_small(scale)) {
+            const typename V::wide entry_count{static_cast<double>(n)}, in_double{0x1p-26}, as_hi_and_lo{0x1p-14};
+            typename V::wide tail{};
+            if (n <= V::most_in_double // their sum does not wait for max
+                    ? has_found_tail<V>(logits, n, entries, scale, extent.max, first, typename V::sum(),
+                                        entry_count * in_double, tail)
+                    : has_found_tail<V>(logits, n, entries, scale, extent.max, first,
+                                        typename V::term_sum(V::start_of_terms(extent.max, scale, true)),
+                                        entry_count * as_hi_and_lo, tail))
+                return V::log1p(tail);
+        }
     return V::log1p(tail_of_sum<V>(logits, n, entries, shift_of<V>(extent, scale), extent.max, first));
 }
 
