@@ -859,6 +859,40 @@ TEMPLATE_TEST_CASE("logaddexp: adversarial pairs are within 2 ULP of the largest
     check_climbs<T>(logaddexp_bound, judge_logaddexp<T>, {2}, 100, false);
 }
 
+// T, the others together less than the winner or little more, down to where its own digits are lost in the sum with the winner.
+TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: rows with a winner are within the same bounds", "[accuracy]",
+                   float, double)
+{
+    using T = TestType;
+    errors<T> probs(softmax_bound, rows_are::natural);
+    errors<T> log_probs(log_softmax_bound, rows_are::natural);
+    errors<T> sums(logsumexp_bound, rows_are::natural);
+    const std::vector<leaf<T>> all = leaves<T>();
+    random_source random(seed_of_all);
+    for (const std::size_t n : {129u, 130u, 160u, 177u, 255u, 256u, 257u, 300u, 511u, 512u, 513u, 700u, 768u, 769u,
+                                1000u, 2047u, 2048u, 2049u})
+        for (std::size_t k = 0; k < 24 * rows::volume(); ++k) {
+            const double max = random.between(-19, 19), log_tail = random.between(-26, 4);
+            logit_row<T> x = {"winner", row<T>(n)};
+            for (T& others : x.logits)
+                others = rows::to<T>(max + log_tail - std::log(static_cast<double>(n)) - random.uniform());
+            const std::size_t m = k % 4 == 0 ? n - 1 - random.below(40) : random.below(n);
+            x.logits[m] = rows::to<T>(max);
+            if (k % 2 == 0) // what is added to the winner first
+                x.logits[std::min(m ^ std::size_t{64 / sizeof(T)}, n - 1)] =
+                    rows::to<T>(max + log_tail - random.uniform());
+            const oracle::shifted_row<T> exact = exact_of(x);
+            for (const leaf<T>& by : all) {
+                probs.note(by, x, judge_softmax(by, x, exact));
+                log_probs.note(by, x, judge_log_softmax(by, x, exact));
+                sums.note(by, x, judge_logsumexp(by, x, exact));
+            }
+        }
+    probs.check();
+    log_probs.check();
+    sums.check();
+}
+
 TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: long rows are within the same bounds", "[accuracy]", float, double)
 {
     using T = TestType;

@@ -27,6 +27,7 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <set>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -1110,26 +1111,45 @@ TEST_CASE("batch: what an executor or a piece throws passes through, after all t
 TEST_CASE("threads: pieces cover all units once, on at most k threads", "[batch][executor]")
 {
     for (const unsigned k : {0u, 1u, 2u, 3u, 4u, 64u})
-        for (const std::size_t units : {0u, 1u, 2u, 3u, 5u, 100u}) {
+        for (const std::size_t units : {0u, 1u, 2u, 3u, 5u, 17u, 100u, 1000u}) {
             std::mutex guard;
             std::vector<int> seen(units);
-            std::vector<std::thread::id> ids;
-            bool caller_took_part = false;
+            std::set<std::thread::id> ids;
+            std::size_t pieces = 0;
             smx::threads{k}(units, [&](std::size_t first, std::size_t last) {
                 const std::scoped_lock lock(guard);
-                ids.push_back(std::this_thread::get_id());
+                ids.insert(std::this_thread::get_id());
+                ++pieces;
                 for (std::size_t i = first; i < last; ++i)
                     ++seen[i];
             });
-            for (const std::thread::id& id : ids)
-                caller_took_part = caller_took_part || id == std::this_thread::get_id();
-            CAPTURE(k, units);
+            CAPTURE(k, units, pieces, ids.size());
             CHECK(std::all_of(seen.begin(), seen.end(), [](int times) { return times == 1; }));
-            CHECK(ids.size() <= units);
-            if (k != 0)
-                CHECK(ids.size() == std::min<std::size_t>(k, units));
-            CHECK(caller_took_part == (units != 0));
+            CHECK(pieces <= units);
+            CHECK(ids.size() <= (k != 0 ? k : std::max(1u, std::thread::hardware_concurrency())));
+            if (k == 1) {
+                CHECK(pieces == std::min<std::size_t>(units, 1));
+                CHECK(ids.count(std::this_thread::get_id()) == pieces);
+            }
         }
+}
+
+TEST_CASE("threads: a thread that is slow leaves the rest to the others", "[batch][executor]")
+{
+    constexpr std::size_t units = 64;
+    std::atomic<std::size_t> done = 0;
+    std::size_t by_slow = 0;
+    std::atomic<bool> is_slow = true;
+    smx::threads{2}(units, [&](std::size_t first, std::size_t last) {
+        if (is_slow.exchange(false)) { // whoever comes first waits until all other units are done
+            by_slow = last - first;
+            while (done != units - by_slow)
+                std::this_thread::yield();
+        } else
+            done += last - first;
+    });
+    CHECK(by_slow <= units / 8);
+    CHECK(done + by_slow == units);
 }
 
 // ---- other scalars -------------------------------------------------------------------------------------------------

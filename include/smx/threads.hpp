@@ -3,6 +3,7 @@
 // who asks.
 #pragma once
 
+#include <atomic>    // atomic
 #include <cstddef>   // size_t
 #include <exception> // exception_ptr
 #include <thread>    // jthread
@@ -13,10 +14,11 @@
 namespace smx {
 
 // threads{k}: at most k threads, the caller's among them; k = 0: as many as the hardware has. A batch is units of work of
-// at least 32 KB, so that a small one stays on the caller's thread. There is no pool: threads start and end with the call.
+// at least 32 KB, so that a small one stays on the caller's thread. There is no pool: threads start and end with the call, and
+// take what is left in pieces, about eight each, so that one that starts late does less.
 //
-// Throws   what body throws: the first piece's that did, after all threads have ended; std::system_error when no thread can
-//          be had
+// Throws   what body throws: the first piece's that did, after all pieces are done and all threads have ended;
+//          std::system_error when no thread can be had
 struct threads {
     unsigned count = 0;
 
@@ -24,39 +26,56 @@ struct threads {
     void operator()(std::size_t units, Body&& body) const
     {
         const std::size_t wanted = count != 0 ? count : std::thread::hardware_concurrency();
-        const std::size_t pieces = wanted == 0 ? 1 : wanted < units ? wanted : units;
-        std::vector<std::exception_ptr> errors(pieces);
+        const std::size_t takers = wanted == 0 ? 1 : wanted < units ? wanted : units;
+        std::vector<failure> failures(takers);
         {
+            const std::size_t length = takers == 0 ? 0 : units / takers / (takers == 1 ? 1 : 8);
+            pieces<Body> rest{body, units, length == 0 ? 1 : length};
             std::vector<std::jthread> others;
-            others.reserve(pieces);
-            std::size_t first = 0;
-            for (std::size_t i = 0; i < pieces; ++i) {
-                const std::size_t last = first + units / pieces + (i < units % pieces);
-                if (i + 1 < pieces)
-                    others.emplace_back(
-                        [&body, &error = errors[i], first, last] { guarded(body, error, first, last); });
+            others.reserve(takers);
+            for (std::size_t i = 0; i < takers; ++i)
+                if (i + 1 < takers)
+                    others.emplace_back([&rest, &first = failures[i]] { rest.take(first); });
                 else
-                    guarded(body, errors[i], first, last);
-                first = last;
-            }
+                    rest.take(failures[i]);
         }
-        for (const std::exception_ptr& error : errors)
-            if (error)
-                std::rethrow_exception(error);
+        const failure* first = nullptr;
+        for (const failure& each : failures)
+            if (each.error && (first == nullptr || each.at < first->at))
+                first = &each;
+        if (first != nullptr)
+            std::rethrow_exception(first->error);
     }
 
 private:
+    struct failure { // of a thread, its first
+        std::size_t at = 0;
+        std::exception_ptr error;
+    };
     template <class Body>
-    static void guarded(Body& body, std::exception_ptr& error, std::size_t first, std::size_t last)
+    struct pieces {
+        Body& body;
+        std::size_t units, length;
+        std::atomic<std::size_t> next{0}; // no thread has taken it yet
+
+        void take(failure& first)
+        {
+            for (std::size_t i; (i = next.fetch_add(length, std::memory_order_relaxed)) < units;)
+                guarded(body, first, i, units - i < length ? units : i + length);
+        }
+    };
+    template <class Body>
+    static void guarded(Body& body, failure& failed, std::size_t first, std::size_t last)
     {
 #if SMX_HAS_EXCEPTIONS()
         try {
             body(first, last);
         } catch (...) {
-            error = std::current_exception();
+            if (!failed.error)
+                failed = {first, std::current_exception()};
         }
 #else
-        static_cast<void>(error);
+        static_cast<void>(failed);
         body(first, last);
 #endif
     }

@@ -599,8 +599,8 @@ struct held_row {
         else
             return extent.is_small(scale);
     }
-    template <std::size_t k = 0>
-    SMX_INLINE void find_exponentials(const typename V::shift& shift)
+    template <std::size_t k, class Shift>
+    SMX_INLINE void find_two(const Shift& shift)
     {
         if constexpr (k + 1 < steps) {
             typename V::vec pair[] = {x[k], x[k + 1]};
@@ -611,30 +611,33 @@ struct held_row {
         } else
             e[k] = V::exp_term(x[k], shift);
         once[k] = V::keep(which_once<k>(), e[k]);
+    }
+    template <std::size_t k = 0, class Shift>
+    SMX_INLINE void find_exponentials(const Shift& shift)
+    {
+        find_two<k>(shift);
         if constexpr (k + 2 < steps)
             find_exponentials<k + 2>(shift);
     }
-    template <std::size_t k>
-    SMX_INLINE std::size_t keep_tail(const typename V::vec& max, const typename V::vec& term)
+    template <std::size_t k = 0, std::size_t end = steps>
+    SMX_INLINE std::size_t leave_out(const typename V::vec& max) // the largest terms of the sum; their number
     {
         const typename V::some largest = V::equals(which_once<k>(), x[k], max);
-        once[k] = V::keep(which_once<k>(), V::without_largest(largest, term));
-        return V::count(largest);
-    }
-    template <std::size_t k = 0, class Shift>
-    SMX_INLINE std::size_t find_tail(const typename V::vec& max, const Shift& shift) // number of largest
-    {
-        std::size_t largest = 0;
-        if constexpr (k + 1 < steps) {
-            typename V::vec pair[] = {x[k], x[k + 1]};
-            V::exp_terms(pair, shift);
-            largest = keep_tail<k>(max, pair[0]) + keep_tail<k + 1>(max, pair[1]);
-        } else
-            largest = keep_tail<k>(max, V::exp_term(x[k], shift));
-        if constexpr (k + 2 < steps)
-            return largest + find_tail<k + 2>(max, shift);
+        once[k] = V::without_largest(largest, once[k]);
+        if constexpr (k + 1 < end)
+            return V::count(largest) + leave_out<k + 1, end>(max);
         else
-            return largest;
+            return V::count(largest);
+    }
+    template <std::size_t k = 0, class Shift> // both, in turn: fewer registers
+    SMX_INLINE std::size_t find_tail(const Shift& shift, const typename V::vec& max)
+    {
+        find_two<k>(shift);
+        if constexpr (k + 2 < steps) {
+            const std::size_t largest = leave_out<k, k + 2>(max);
+            return largest + find_tail<k + 2>(shift, max);
+        } else
+            return leave_out<k>(max);
     }
     template <std::size_t k = 0, class Sum>
     SMX_INLINE void add_terms(Sum& sum) const
@@ -1103,17 +1106,21 @@ struct store_by_tail {
             const bool small = row.is_small(extent, scale);
             if (!small && V::is_far(max, scale))
                 return false;
-            const std::size_t largest = row.find_tail(max, V::loose_shift_of(small, max, scale));
+            row.find_exponentials(V::loose_shift_of(small, max, scale));
             const typename V::wide inverse = V::inverse_of_largest(small, max, scale);
-            typename V::wide tail = V::with_ties(row.tail_sum(Row::is_long) * inverse, largest);
-            if (Row::is_long && !(typename V::wide{1} < tail)) // a rounding of two that were added would count
+            typename V::wide tail{};
+            if constexpr (Row::is_long)
+                tail = V::with_ties(row.tail_sum(true) * inverse, 0);
+            if (!Row::is_long || !(typename V::wide{2} < tail)) { // a rounding of two that were added would count
+                const std::size_t largest = row.leave_out(max);
                 tail = V::with_ties(row.tail_sum(false) * inverse, largest);
+            }
             static_cast<const Store&>(*this).store(row, max, V::differences_from(max, scale), V::log1p(tail));
         } else {
             if (V::is_far(max, scale))
                 return false;
             const typename V::step_shift shift = V::step_shift_of(max, scale);
-            const std::size_t largest = row.find_tail(max, shift);
+            const std::size_t largest = row.find_tail(shift, max);
             static_cast<const Store&>(*this).store(row, max, shift, V::log1p(V::tail(row.tail_sum(false), largest)));
         }
         return true;
@@ -1197,7 +1204,7 @@ SMX_INLINE bool has_found_tail(const typename V::scalar* logits, std::size_t n, 
     walk<V>(n, pass);
     const typename V::wide sum = pass.sum.total(), inverse = V::inverse_of_largest(true, max, scale);
     tail = V::with_ties(sum * inverse, 0);
-    if (typename V::wide{1} < tail)
+    if (typename V::wide{2} < tail)
         return true;
     // the rounding of the largest term and of the one that was added to it counts: both are taken out, and that one comes back
     const std::size_t m = index_of<V>(logits, n, entries, max), other = m ^ V::lanes;
