@@ -859,15 +859,43 @@ TEMPLATE_TEST_CASE("logaddexp: adversarial pairs are within 2 ULP of the largest
     check_climbs<T>(logaddexp_bound, judge_logaddexp<T>, {2}, 100, false);
 }
 
+namespace {
+
+// softmax, log_softmax and logsumexp of the same rows, by every leaf
+template <class T>
+class all_three {
+public:
+    void judge(const logit_row<T>& x)
+    {
+        const oracle::shifted_row<T> exact = exact_of(x);
+        for (const leaf<T>& by : all_) {
+            probs_.note(by, x, judge_softmax(by, x, exact));
+            log_probs_.note(by, x, judge_log_softmax(by, x, exact));
+            sums_.note(by, x, judge_logsumexp(by, x, exact));
+        }
+    }
+    void check()
+    {
+        probs_.check();
+        log_probs_.check();
+        sums_.check();
+    }
+
+private:
+    std::vector<leaf<T>> all_ = leaves<T>();
+    errors<T> probs_{softmax_bound, rows_are::natural};
+    errors<T> log_probs_{log_softmax_bound, rows_are::natural};
+    errors<T> sums_{logsumexp_bound, rows_are::natural};
+};
+
+} // namespace
+
 // T, the others together less than the winner or little more, down to where its own digits are lost in the sum with the winner.
 TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: rows with a winner are within the same bounds", "[accuracy]",
                    float, double)
 {
     using T = TestType;
-    errors<T> probs(softmax_bound, rows_are::natural);
-    errors<T> log_probs(log_softmax_bound, rows_are::natural);
-    errors<T> sums(logsumexp_bound, rows_are::natural);
-    const std::vector<leaf<T>> all = leaves<T>();
+    all_three<T> found;
     random_source random(seed_of_all);
     for (const std::size_t n : {129u, 130u, 160u, 177u, 255u, 256u, 257u, 300u, 511u, 512u, 513u, 700u, 768u, 769u,
                                 1000u, 2047u, 2048u, 2049u})
@@ -878,43 +906,27 @@ TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: rows with a winner are with
                 others = rows::to<T>(max + log_tail - std::log(static_cast<double>(n)) - random.uniform());
             const std::size_t m = k % 4 == 0 ? n - 1 - random.below(40) : random.below(n);
             x.logits[m] = rows::to<T>(max);
-            if (k % 2 == 0) // what is added to the winner first
-                x.logits[std::min(m ^ std::size_t{64 / sizeof(T)}, n - 1)] =
-                    rows::to<T>(max + log_tail - random.uniform());
-            const oracle::shifted_row<T> exact = exact_of(x);
-            for (const leaf<T>& by : all) {
-                probs.note(by, x, judge_softmax(by, x, exact));
-                log_probs.note(by, x, judge_log_softmax(by, x, exact));
-                sums.note(by, x, judge_logsumexp(by, x, exact));
-            }
+            const std::size_t other = m ^ std::size_t{64 / sizeof(T)}; // what is added to the winner first
+            if (k % 2 == 0 && other < n)
+                x.logits[other] = rows::to<T>(max + log_tail - random.uniform());
+            found.judge(x);
         }
-    probs.check();
-    log_probs.check();
-    sums.check();
+    found.check();
 }
 
 TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: long rows are within the same bounds", "[accuracy]", float, double)
 {
     using T = TestType;
-    errors<T> probs(softmax_bound, rows_are::natural);
-    errors<T> log_probs(log_softmax_bound, rows_are::natural);
-    errors<T> sums(logsumexp_bound, rows_are::natural);
+    all_three<T> found;
     constexpr std::size_t n = std::is_same_v<T, float> ? 1u << 20 : 1u << 18;
     random_source random(seed_of_all);
     for (const bool ascending : {false, true}) {
         logit_row<T> x = {ascending ? "long, ascending" : "long, normal", row<T>(n)};
         for (std::size_t i = 0; i < n; ++i)
             x.logits[i] = rows::to<T>(ascending ? 1e-5 * static_cast<double>(i) : 5 * random.normal());
-        const oracle::shifted_row<T> exact = exact_of(x);
-        for (const leaf<T>& by : leaves<T>()) {
-            probs.note(by, x, judge_softmax(by, x, exact));
-            log_probs.note(by, x, judge_log_softmax(by, x, exact));
-            sums.note(by, x, judge_logsumexp(by, x, exact));
-        }
+        found.judge(x);
     }
-    probs.check();
-    log_probs.check();
-    sums.check();
+    found.check();
 }
 
 // --- the dense Jacobian -----------------------------------------------------------------------------------------

@@ -25,19 +25,19 @@ struct threads {
     template <class Body>
     void operator()(std::size_t units, Body&& body) const
     {
+        if (units == 0)
+            return;
         const std::size_t wanted = count != 0 ? count : std::thread::hardware_concurrency();
         const std::size_t takers = wanted == 0 ? 1 : wanted < units ? wanted : units;
+        const std::size_t length = takers == 1 ? units : units / takers / 8;
         std::vector<failure> failures(takers);
         {
-            const std::size_t length = takers == 0 ? 0 : units / takers / (takers == 1 ? 1 : 8);
             pieces<Body> rest{body, units, length == 0 ? 1 : length};
             std::vector<std::jthread> others;
-            others.reserve(takers);
-            for (std::size_t i = 0; i < takers; ++i)
-                if (i + 1 < takers)
-                    others.emplace_back([&rest, &first = failures[i]] { rest.take(first); });
-                else
-                    rest.take(failures[i]);
+            others.reserve(takers - 1);
+            for (std::size_t i = 1; i < takers; ++i)
+                others.emplace_back([&rest, &first = failures[i]] { rest.take(first); });
+            rest.take(failures[0]);
         }
         const failure* first = nullptr;
         for (const failure& each : failures)

@@ -855,7 +855,7 @@ struct rows<P, double> : term_rows<P, double> {
         SMX_INLINE void add(const vec& x) { base::dekker_sum::add(x); }
         SMX_INLINE pair total() const { return sum_of_parts(this->upper(), this->lo); }
     };
-    static constexpr std::size_t most_small = 32 * P::lanes; // longer rows gain nothing by it
+    static constexpr std::size_t most_small = 32 * P::lanes; // longer rows gain nothing by terms without an origin
     static SMX_INLINE vec upper_part(const vec& start, const vec& x) { return (start + x) - start; }
     static SMX_INLINE pair sum_of_parts(const vec& hi, const vec& lo)
     {

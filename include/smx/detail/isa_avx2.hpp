@@ -420,12 +420,12 @@ struct floats {
     static SMX_INLINE vec rounded_sum(const vec& x, const vec& m) { return x + m; }
     static SMX_INLINE bool rounds_to_nearest() { return current_mode_is_nearest(); }
 
+    // 2^(k + more), k a whole number, which is in its last bits
     static SMX_INLINE vec whole_power(const vec& k, int more)
     {
         return {whole_power(k.a, more), whole_power(k.b, more)};
     }
-    static SMX_INLINE __m256 whole_power(__m256 k,
-                                         int more) // 2^(k + more), k a whole number, which is in its last bits
+    static SMX_INLINE __m256 whole_power(__m256 k, int more)
     {
         return _mm256_castsi256_ps(
             _mm256_add_epi32(_mm256_set1_epi32((127 + more) << 23), _mm256_slli_epi32(_mm256_castps_si256(k), 23)));

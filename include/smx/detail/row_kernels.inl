@@ -1035,8 +1035,9 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
         if (n > V::streamed_length ? streamed_softmax<V>(logits, probs, n, scale).is_done()
                                    : n > V::blocked_length && stored_softmax<V>(logits, probs, n, scale).is_done())
             return;
-    if constexpr (V::is_doubled && !Entries::is_rare) // the exponentials do not wait for max, nor does their sum
-        if (n > 8 * V::lanes && n <= V::most_without_max && are_small<V>(logits, n, scale)) // a shorter one is far
+    // The exponentials do not wait for max, nor does their sum. A row of up to eight steps that comes here is far from 0.
+    if constexpr (V::is_doubled && !Entries::is_rare)
+        if (n > 8 * V::lanes && n <= V::most_without_max && are_small<V>(logits, n, scale))
             return exp_and_normalise<V>(logits, probs, n, V::loose_shift_of(true, V::zero(), scale), entries, first,
                                         typename V::single_sum());
     const typename V::extent extent = extent_of<V>(logits, n, entries, first);
@@ -1224,14 +1225,15 @@ SMX_INLINE constexpr typename V::wide log1p_of_tail(const typename V::scalar* lo
 {
     if constexpr (V::is_doubled)
         if (n <= V::most_without_origin && extent.is_small(scale)) {
-            const typename V::wide entry_count{static_cast<double>(n)}, in_double{0x1p-26}, as_hi_and_lo{0x1p-14};
-            typename V::wide tail{};
+            using wide = typename V::wide;
+            const double count = static_cast<double>(n);
+            wide tail{};
             if (n <= V::most_in_double // their sum does not wait for max
                     ? has_found_tail<V>(logits, n, entries, scale, extent.max, first, typename V::sum(),
-                                        entry_count * in_double, tail)
+                                        wide{count * 0x1p-26}, tail)
                     : has_found_tail<V>(logits, n, entries, scale, extent.max, first,
                                         typename V::term_sum(V::start_of_terms(extent.max, scale, true)),
-                                        entry_count * as_hi_and_lo, tail))
+                                        wide{count * 0x1p-14}, tail))
                 return V::log1p(tail);
         }
     return V::log1p(tail_of_sum<V>(logits, n, entries, shift_of<V>(extent, scale), extent.max, first));
