@@ -81,56 +81,31 @@ SMX_INLINE std::size_t checked_rows(const char* function, const char* name, std:
 
 namespace { // every unit has its own copy, compiled with its own flags
 
-// The rows of a matrix with masks of their own, and those of different lengths, as slices.
-template <class T>
-struct matrix_slices {
-    const T* in;
-    T* out;
-    std::size_t row_length, stride;
-    const bool* mask;
-
-    SMX_INLINE row_slice<T> at(std::size_t r) const
-    {
-        return {in + r * stride, out + r * stride, row_length, mask + r * stride};
-    }
-};
-
+// Bodies that an executor calls. Rows of different lengths: 1024 at a time, so that those that wait for others are still near.
 template <class T, class Offset>
-struct segment_slices {
+struct segment_pieces {
+    void (*segments_function)(const T*, T*, const std::size_t*, std::size_t, std::size_t, const exp_scale<T>&);
     const T* in;
     T* out;
     const Offset* offsets;
-
-    SMX_INLINE row_slice<T> at(std::size_t r) const
-    {
-        const auto from = static_cast<std::size_t>(offsets[r]), to = static_cast<std::size_t>(offsets[r + 1]);
-        return {in + from, out + from, to - from, nullptr};
-    }
-};
-
-// The body that an executor calls: 1024 slices at a time, on the stack.
-template <class T, class Slices>
-struct slice_pieces {
-    void (*slices_function)(const row_slice<T>*, std::size_t, std::size_t, const exp_scale<T>&);
+    std::size_t rows, size, rows_of_unit;
     const exp_scale<T>& scale;
-    Slices slices;
-    std::size_t rows, rows_of_unit;
 
     SMX_INLINE void operator()(std::size_t first, std::size_t last) const
     {
-        constexpr std::size_t most = 1024; // of 16 lengths, groups of 16 of one length
-        row_slice<T> chunk[most];
-        std::size_t count = 0;
+        constexpr std::size_t most = 1024;
         const std::size_t end = end_of_unit(last, rows, rows_of_unit);
-        for (std::size_t r = first * rows_of_unit; r < end; ++r) {
-            chunk[count++] = slices.at(r);
-            if (count == most) {
-                slices_function(chunk, count, rows, scale);
-                count = 0;
+        for (std::size_t r = first * rows_of_unit; r < end; r += most) {
+            const std::size_t count = end - r < most ? end - r : most;
+            if constexpr (std::same_as<Offset, std::size_t>)
+                segments_function(in, out, offsets + r, count, size, scale);
+            else {
+                std::size_t chunk[most + 1];
+                for (std::size_t k = 0; k <= count; ++k)
+                    chunk[k] = static_cast<std::size_t>(offsets[r + k]);
+                segments_function(in, out, chunk, count, size, scale);
             }
         }
-        if (count != 0)
-            slices_function(chunk, count, rows, scale);
     }
 };
 
@@ -168,23 +143,26 @@ struct loss_pieces {
     }
 };
 
-// The same for a function of matrices, with one mask for all rows.
+// softmax or log_softmax of a matrix; mask_stride: 0 where all rows have one mask
 template <class T>
 struct matrix_pieces {
-    using function = void (*)(const T*, T*, std::size_t, std::size_t, std::size_t, const exp_scale<T>&, const bool*);
+    using function = void (*)(const T*, T*, std::size_t, std::size_t, std::size_t, const exp_scale<T>&, const bool*,
+                              std::size_t);
     function matrix_function;
     const T* in;
     T* out;
     std::size_t rows, row_length, stride, rows_of_unit;
     const exp_scale<T>& scale;
     const bool* mask;
+    std::size_t mask_stride;
 
     SMX_INLINE void operator()(std::size_t first, std::size_t last) const
     {
         const std::size_t end = end_of_unit(last, rows, rows_of_unit);
         const std::size_t begin = first * rows_of_unit, offset = begin * stride;
         if (begin < end)
-            matrix_function(in + offset, out + offset, end - begin, row_length, stride, scale, mask);
+            matrix_function(in + offset, out + offset, end - begin, row_length, stride, scale,
+                            mask == nullptr ? nullptr : mask + begin * mask_stride, mask_stride);
     }
 };
 
@@ -222,10 +200,10 @@ struct logsumexp_pieces {
 } // namespace
 
 // the arguments of softmax_rows and log_softmax_rows, checked
-template <class T, class Executor, class Function>
+template <class T, class Executor>
 SMX_INLINE void transform_rows(const char* function, Executor&& exec, const argument<const T>& logits,
                                const argument<T>& out, const row_layout& layout, const softmax_options<T>& options,
-                               Function slices_function, typename matrix_pieces<T>::function matrix_function)
+                               typename matrix_pieces<T>::function matrix_function)
 {
     check_same_size(function, out.name, out.size, logits.name, logits.size);
     const std::size_t rows = checked_rows(function, logits.name, logits.size, layout);
@@ -240,16 +218,10 @@ SMX_INLINE void transform_rows(const char* function, Executor&& exec, const argu
     if (rows == 0)
         return;
     const std::size_t unit = rows_of_a_unit(layout.row_length * sizeof(T));
-    const bool one_mask = mask.size == layout.row_length;
     const bool* const mask_data = mask.size == 0 ? nullptr : mask.data;
-    if (mask.size == 0 || one_mask) {
-        const matrix_pieces<T> pieces{matrix_function,   logits.data, out.data, rows,     layout.row_length,
-                                      layout.row_stride, unit,        scale,    mask_data};
-        exec(units_of(rows, unit), pieces);
-        return;
-    }
-    const slice_pieces<T, matrix_slices<T>> pieces{
-        slices_function, scale, {logits.data, out.data, layout.row_length, layout.row_stride, mask_data}, rows, unit};
+    const std::size_t mask_stride = mask.size == layout.row_length ? 0 : layout.row_stride;
+    const matrix_pieces<T> pieces{matrix_function,   logits.data, out.data, rows,      layout.row_length,
+                                  layout.row_stride, unit,        scale,    mask_data, mask_stride};
     exec(units_of(rows, unit), pieces);
 }
 
@@ -291,7 +263,6 @@ SMX_INLINE void softmax_rows(Executor&& exec, const Logits& logits, Probs&& prob
     using T = scalar_of<Logits>;
     detail::transform_rows<T>("softmax_rows", exec, {"logits", detail::data_of(logits), detail::size_of(logits)},
                               {"probs", detail::data_of(probs), detail::size_of(probs)}, rows, options,
-                              detail::fastest<T>([](auto rows_of) { return rows_of.softmax_slices; }),
                               detail::fastest<T>([](auto rows_of) { return rows_of.softmax_matrix; }));
 }
 
@@ -314,7 +285,6 @@ SMX_INLINE void log_softmax_rows(Executor&& exec, const Logits& logits, LogProbs
     using T = scalar_of<Logits>;
     detail::transform_rows<T>("log_softmax_rows", exec, {"logits", detail::data_of(logits), detail::size_of(logits)},
                               {"log_probs", detail::data_of(log_probs), detail::size_of(log_probs)}, rows, options,
-                              detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_slices; }),
                               detail::fastest<T>([](auto rows_of) { return rows_of.log_softmax_matrix; }));
 }
 
@@ -564,12 +534,15 @@ SMX_INLINE void softmax_segments(Executor&& exec, const Logits& logits, const Of
         return;
     const std::size_t unit = detail::rows_of_a_unit(x.size / rows * sizeof(T));
     const detail::exp_scale<T> scale = detail::scale_of(T(1));
-    const detail::slice_pieces<T, detail::segment_slices<T, offset>> pieces{
-        detail::fastest<T>([](auto rows_of) { return rows_of.softmax_slices; }),
-        scale,
-        {x.data, p.data, starts},
+    const detail::segment_pieces<T, offset> pieces{
+        detail::fastest<T>([](auto rows_of) { return rows_of.softmax_segments; }),
+        x.data,
+        p.data,
+        starts,
         rows,
-        unit};
+        x.size,
+        unit,
+        scale};
     exec(detail::units_of(rows, unit), pieces);
 }
 

@@ -82,28 +82,17 @@ struct matrix_rows {
     SMX_INLINE typename V::scalar* out(std::size_t r) const { return out_ + r * stride; }
 };
 
-// Slices of one length, without a mask, until there is one for each lane.
+// Rows of one length that start anywhere, one for each lane.
 template <class V>
-struct equal_slices {
-    using slice = row_slice<typename V::scalar>;
-    const slice* slices[V::lanes];
-    std::size_t n, count;
+struct equal_segments {
+    const typename V::scalar* x;
+    typename V::scalar* p;
+    const std::size_t* starts;
+    std::size_t n;
+    static constexpr std::size_t count = V::lanes;
 
-    SMX_INLINE equal_slices() : n(0), count(0) {}
-
-    SMX_INLINE bool is_full_with(const slice& row)
-    {
-        slices[count++] = &row;
-        n = row.n;
-        return count == V::lanes;
-    }
-    SMX_INLINE void repeat_first() // in the lanes that are left
-    {
-        for (std::size_t r = count; r < V::lanes; ++r)
-            slices[r] = slices[0];
-    }
-    SMX_INLINE const typename V::scalar* in(std::size_t r) const { return slices[r]->in; }
-    SMX_INLINE typename V::scalar* out(std::size_t r) const { return slices[r]->out; }
+    SMX_INLINE const typename V::scalar* in(std::size_t r) const { return x + starts[r]; }
+    SMX_INLINE typename V::scalar* out(std::size_t r) const { return p + starts[r]; }
 };
 
 // Rows of fewer columns than a block has: the first part of them and the last, which may overlap, see load_parts.
@@ -344,105 +333,49 @@ struct eight_products {
     }
 };
 
-// ---- slices ---------------------------------------------------------------------------------------------------------
+// ---- matrices, and rows of different lengths ------------------------------------------------------------------------
 
-template <class V>
-SMX_INLINE void fetch_row(const typename V::scalar* x, std::size_t n)
+template <class V> // the next row of `size` entries, if memory may be far
+SMX_INLINE void fetch_row(const typename V::scalar* x, std::size_t n, std::size_t size)
 {
-    for (std::size_t i = 0; i < n; i += 64 / sizeof(typename V::scalar))
-        V::fetch(x + i);
-}
-template <class V> // all: the rows of the batch, which comes in parts
-SMX_INLINE void fetch_next(const row_slice<typename V::scalar>* slices, std::size_t r, std::size_t count,
-                           std::size_t all)
-{
-    if (r + 1 < count && V::fetches_next(slices[r + 1].n, slices[r + 1].n * all))
-        fetch_row<V>(slices[r + 1].in, slices[r + 1].n);
-}
-// What waits for rows of its length is read and written out of order, here and there: fetched without a branch.
-template <class V>
-SMX_INLINE bool fetches_short(const row_slice<typename V::scalar>* slices, std::size_t count, std::size_t all)
-{
-    const std::size_t mean = count == 0 ? 0 : static_cast<std::size_t>(slices[count - 1].in - slices[0].in) / count;
-    return mean <= V::most_in_lanes && V::fetches_short(mean, mean * all);
+    if (V::fetches_next(n, size))
+        for (std::size_t i = 0; i < n; i += 64 / sizeof(typename V::scalar))
+            V::fetch(x + i);
 }
 template <class V>
-SMX_INLINE void fetch_short(const row_slice<typename V::scalar>& slice)
-{
-    V::fetch(slice.in);
-    V::fetch(slice.in + slice.n / 2);
-    V::fetch(slice.out);
-    V::fetch(slice.out + slice.n / 2);
-}
-
-template <class V> // the same of a matrix
 SMX_INLINE void fetch_next(const typename V::scalar* in, std::size_t r, std::size_t rows, std::size_t n,
                            std::size_t stride)
 {
-    if (r + 1 < rows && V::fetches_next(n, rows * stride))
-        fetch_row<V>(in + (r + 1) * stride, n);
+    if (r + 1 < rows)
+        fetch_row<V>(in + (r + 1) * stride, n, rows * stride);
 }
 
-template <class V> // count rows of a batch of `all`
-void slices_softmax(const row_slice<typename V::scalar>* slices, std::size_t count, std::size_t all,
-                    const exp_scale<typename V::scalar>& scale)
+// null, or the mask of row r: all rows have one where stride is 0
+SMX_INLINE const bool* mask_of_row(const bool* mask, std::size_t r, std::size_t stride)
 {
-    if constexpr (V::lanes > 1) {
-        equal_slices<V> of_length[V::most_in_lanes + 1];
-        const bool fetches = fetches_short<V>(slices, count, all);
-        for (std::size_t r = 0; r < count; ++r) {
-            if (fetches && r + 16 < count)
-                fetch_short<V>(slices[r + 16]);
-            if (slices[r].n > V::most_in_lanes || slices[r].mask != nullptr) {
-                fetch_next<V>(slices, r, count, all);
-                row_softmax<V>(slices[r].in, slices[r].out, slices[r].n, scale, slices[r].mask);
-            } else if (slices[r].n != 0 && of_length[slices[r].n].is_full_with(slices[r])) {
-                softmax_lanes<V>(of_length[slices[r].n], scale, nullptr);
-                of_length[slices[r].n].count = 0;
-            }
-        }
-        for (equal_slices<V>& rows : of_length)
-            if (rows.count > V::lanes * 5 / 8) {
-                rows.repeat_first();
-                softmax_lanes<V>(rows, scale, nullptr);
-            } else
-                for (std::size_t r = 0; r < rows.count; ++r)
-                    row_softmax<V>(rows.in(r), rows.out(r), rows.n, scale, nullptr);
-    } else
-        for (std::size_t r = 0; r < count; ++r)
-            row_softmax<V>(slices[r].in, slices[r].out, slices[r].n, scale, slices[r].mask);
+    return mask == nullptr ? nullptr : mask + r * stride;
 }
-
-template <class V>
-void slices_log_softmax(const row_slice<typename V::scalar>* slices, std::size_t count, std::size_t all,
-                        const exp_scale<typename V::scalar>& scale)
-{
-    for (std::size_t r = 0; r < count; ++r) {
-        fetch_next<V>(slices, r, count, all);
-        row_log_softmax<V>(slices[r].in, slices[r].out, slices[r].n, scale, slices[r].mask);
-    }
-}
-
-// ---- matrices, without a mask or with one for all rows --------------------------------------------------------------
 
 template <class V>
 void matrix_softmax(const typename V::scalar* in, typename V::scalar* out, std::size_t rows, std::size_t n,
-                    std::size_t stride, const exp_scale<typename V::scalar>& scale, const bool* mask)
+                    std::size_t stride, const exp_scale<typename V::scalar>& scale, const bool* mask,
+                    std::size_t mask_stride)
 {
     std::size_t r = 0;
     if constexpr (V::lanes > 1)
-        if (n <= V::most_in_lanes && (mask == nullptr || first_unmasked(mask, n) != n))
+        if (n <= V::most_in_lanes && mask_stride == 0 && (mask == nullptr || first_unmasked(mask, n) != n))
             for (; rows - r >= V::lanes; r += V::lanes)
                 softmax_lanes<V>(matrix_rows<V>(in + r * stride, out + r * stride, n, stride), scale, mask);
     for (; r < rows; ++r) {
         fetch_next<V>(in, r, rows, n, stride);
-        row_softmax<V>(in + r * stride, out + r * stride, n, scale, mask);
+        row_softmax<V>(in + r * stride, out + r * stride, n, scale, mask_of_row(mask, r, mask_stride));
     }
 }
 
 template <class V>
 void matrix_log_softmax(const typename V::scalar* in, typename V::scalar* out, std::size_t rows, std::size_t n,
-                        std::size_t stride, const exp_scale<typename V::scalar>& scale, const bool* mask)
+                        std::size_t stride, const exp_scale<typename V::scalar>& scale, const bool* mask,
+                        std::size_t mask_stride)
 {
     std::size_t r = 0;
     if constexpr (V::is_doubled)
@@ -458,8 +391,57 @@ void matrix_log_softmax(const typename V::scalar* in, typename V::scalar* out, s
             }
     for (; r < rows; ++r) {
         fetch_next<V>(in, r, rows, n, stride);
-        row_log_softmax<V>(in + r * stride, out + r * stride, n, scale, mask);
+        row_log_softmax<V>(in + r * stride, out + r * stride, n, scale, mask_of_row(mask, r, mask_stride));
     }
+}
+
+// count rows of x, which has `size` entries: row r is x[offsets[r]] ... x[offsets[r + 1] - 1]. Short ones wait until there is one
+// of their length for each lane.
+template <class V>
+void segments_softmax(const typename V::scalar* x, typename V::scalar* p, const std::size_t* offsets, std::size_t count,
+                      std::size_t size, const exp_scale<typename V::scalar>& scale)
+{
+    if constexpr (V::lanes > 1) {
+        std::size_t waiting[V::most_in_lanes + 1][V::lanes]; // where the rows of each length start
+        std::uint32_t counts[V::most_in_lanes + 1] = {}; // beside them GCC 12 would store both as one vector and wait
+        // What waits is read and written out of order, here and there: fetched without a branch.
+        const std::size_t mean = (offsets[count] - offsets[0]) / count;
+        const bool fetches = mean <= V::most_in_lanes && V::fetches_short(mean, size);
+        for (std::size_t r = 0; r < count; ++r) {
+            if (fetches && r + 16 < count) {
+                const std::size_t ahead = offsets[r + 16], middle = (ahead + offsets[r + 17]) / 2;
+                V::fetch(x + ahead);
+                V::fetch(x + middle);
+                V::fetch(p + ahead);
+                V::fetch(p + middle);
+            }
+            const std::size_t at = offsets[r], n = offsets[r + 1] - at;
+            if (n > V::most_in_lanes) {
+                if (r + 1 < count)
+                    fetch_row<V>(x + at + n, offsets[r + 2] - offsets[r + 1], size);
+                row_softmax<V>(x + at, p + at, n, scale, nullptr);
+                continue;
+            }
+            const std::uint32_t k = counts[n];
+            waiting[n][k] = at;
+            counts[n] = k + 1;
+            if (k + 1 == V::lanes) {
+                counts[n] = 0;
+                if (n != 0)
+                    softmax_lanes<V>(equal_segments<V>{x, p, waiting[n], n}, scale, nullptr);
+            }
+        }
+        for (std::size_t n = 1; n <= V::most_in_lanes; ++n)
+            if (counts[n] > V::lanes * 5 / 8) { // the first again in the lanes that are left
+                for (std::size_t k = counts[n]; k < V::lanes; ++k)
+                    waiting[n][k] = waiting[n][0];
+                softmax_lanes<V>(equal_segments<V>{x, p, waiting[n], n}, scale, nullptr);
+            } else
+                for (std::size_t k = 0; k < counts[n]; ++k)
+                    row_softmax<V>(x + waiting[n][k], p + waiting[n][k], n, scale, nullptr);
+    } else
+        for (std::size_t r = 0; r < count; ++r)
+            row_softmax<V>(x + offsets[r], p + offsets[r], offsets[r + 1] - offsets[r], scale, nullptr);
 }
 
 template <class V>

@@ -14,8 +14,6 @@ struct row_functions { // each is compiled when it is named: so no auto
     static constexpr decltype(&row_log_softmax_jvp<V>) log_softmax_jvp = row_log_softmax_jvp<V>;
     static constexpr decltype(&row_log_softmax_vjp<V>) log_softmax_vjp = row_log_softmax_vjp<V>;
     static constexpr decltype(&row_softmax_hvp<V>) softmax_hvp = row_softmax_hvp<V>;
-    static constexpr decltype(&slices_softmax<V>) softmax_slices = slices_softmax<V>;
-    static constexpr decltype(&slices_log_softmax<V>) log_softmax_slices = slices_log_softmax<V>;
     static constexpr decltype(&matrix_of_products<V, row_log_softmax_jvp<V>>) log_softmax_jvp_matrix =
         matrix_of_products<V, row_log_softmax_jvp<V>>;
     static constexpr decltype(&matrix_of_products<V, row_log_softmax_vjp<V>>) log_softmax_vjp_matrix =
@@ -24,6 +22,7 @@ struct row_functions { // each is compiled when it is named: so no auto
     static constexpr decltype(&matrix_log_softmax<V>) log_softmax_matrix = matrix_log_softmax<V>;
     static constexpr decltype(&matrix_logsumexp<V>) logsumexp_matrix = matrix_logsumexp<V>;
     static constexpr decltype(&matrix_softmax_jvp<V>) softmax_jvp_matrix = matrix_softmax_jvp<V>;
+    static constexpr decltype(&segments_softmax<V>) softmax_segments = segments_softmax<V>;
     static constexpr decltype(&columns_softmax<V>) softmax_columns = columns_softmax<V>;
     static constexpr decltype(&row_cross_entropy<V>) cross_entropy = row_cross_entropy<V>;
     static constexpr decltype(&row_cross_entropy_gradient<V>) cross_entropy_gradient = row_cross_entropy_gradient<V>;

@@ -8,15 +8,6 @@
 
 namespace smx::detail {
 
-// One row of a batch.
-template <class T>
-struct row_slice {
-    const T* in;
-    T* out;
-    std::size_t n;
-    const bool* mask;
-};
-
 // Row functions on bare pointers; their arguments have been checked. mask may be null: all entries take part.
 template <class T>
 struct row_table {
