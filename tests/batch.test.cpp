@@ -128,19 +128,14 @@ struct batch {
     }
 };
 
-// softmax or log_softmax of a batch: of a matrix, or of slices where each row has a mask of its own
-template <class T, class Matrix, class Slices>
-void transform_of(const batch<T>& b, Matrix of_matrix, Slices of_slices)
+// softmax or log_softmax of a batch
+template <class T, class Function>
+void transform_of(const batch<T>& b, Function transform)
 {
-    const auto scale = smx::detail::scale_of<T>(b.temperature);
-    if (b.mask.empty() || b.mask.size() == b.layout.row_length)
-        return of_matrix(b.in.data(), b.out.data(), b.rows(), b.layout.row_length, b.layout.row_stride, scale,
-                         b.mask.empty() ? nullptr : b.mask.data());
-    std::vector<smx::detail::row_slice<T>> slices;
-    for (std::size_t r = 0; r < b.rows(); ++r)
-        slices.push_back(
-            {b.in.data() + b.start(r), b.out.data() + b.start(r), b.layout.row_length, b.mask_of(r).data()});
-    of_slices(slices.data(), slices.size(), slices.size(), scale);
+    const bool own_masks = b.mask.size() == b.in.size() && b.mask.size() != b.layout.row_length;
+    transform(b.in.data(), b.out.data(), b.rows(), b.layout.row_length, b.layout.row_stride,
+              smx::detail::scale_of<T>(b.temperature), b.mask.empty() ? nullptr : b.mask.data(),
+              own_masks ? b.layout.row_stride : 0);
 }
 
 template <class T, class Function>
@@ -160,7 +155,7 @@ struct rows_function {
     void (*at_level)(std::string_view level, const batch<T>&);
 };
 
-// the slices function of that name
+// the function of the level of that name
 template <class All>
 auto named(const All& all, std::string_view level)
 {
@@ -184,14 +179,12 @@ std::vector<rows_function<T>> rows_functions()
         {"softmax", true, true, false, [](by f, in x, in, out y, const T& t, mask m) { f.softmax(x, y, t, m); },
          [](exec e, all b) { smx::softmax_rows(e, b.in, b.out, b.layout, {b.temperature, b.mask}); },
          [](std::string_view level, const batch<T>& b) {
-             transform_of(b, named(at_every_level<T>([](auto rows) { return rows.softmax_matrix; }), level),
-                          named(at_every_level<T>([](auto rows) { return rows.softmax_slices; }), level));
+             transform_of(b, named(at_every_level<T>([](auto rows) { return rows.softmax_matrix; }), level));
          }},
         {"log_softmax", true, true, false, [](by f, in x, in, out y, const T& t, mask m) { f.log_softmax(x, y, t, m); },
          [](exec e, all b) { smx::log_softmax_rows(e, b.in, b.out, b.layout, {b.temperature, b.mask}); },
          [](std::string_view level, const batch<T>& b) {
-             transform_of(b, named(at_every_level<T>([](auto rows) { return rows.log_softmax_matrix; }), level),
-                          named(at_every_level<T>([](auto rows) { return rows.log_softmax_slices; }), level));
+             transform_of(b, named(at_every_level<T>([](auto rows) { return rows.log_softmax_matrix; }), level));
          }},
         {"logsumexp", true, false, true, [](by f, in x, in, out y, const T&, mask) { f.logsumexp(x, y[0]); },
          [](exec e, all b) { smx::logsumexp_rows(e, b.in, b.out, b.layout); },
@@ -837,7 +830,8 @@ template <class T, class Offset>
 void check_segments(std::uint64_t seed)
 {
     random_source random(seed);
-    const std::size_t count = random.below(90), longest = random.one_in(3) ? 130 : 1 + random.below(20);
+    const std::size_t count = random.one_in(40) ? 1000 + random.below(2000) : random.below(90); // 1024 at a time
+    const std::size_t longest = random.one_in(3) ? 130 : 1 + random.below(20);
     const std::vector<Offset> offsets = random_offsets<Offset>(random, count, longest);
     row<T> x(static_cast<std::size_t>(offsets.back()));
     const auto segment = [&](row<T>& all, std::size_t r) {
@@ -868,12 +862,12 @@ void check_segments(std::uint64_t seed)
     for (const leaf<T>& by : leaves<T>()) {
         if (by.is_public())
             continue;
-        std::vector<smx::detail::row_slice<T>> slices;
-        for (std::size_t r = 0; r < count; ++r)
-            slices.push_back({segment(x, r).data(), segment(p, r).data(), segment(x, r).size(), nullptr});
-        const auto f = named(smx::detail::at_every_level<T>([](auto rows) { return rows.softmax_slices; }), by.name());
-        const std::size_t all = hard ? count : 1u << 24; // what is read next is fetched where all are many
-        f(slices.data(), slices.size(), all, smx::detail::scale_of(T(1)));
+        const auto f =
+            named(smx::detail::at_every_level<T>([](auto rows) { return rows.softmax_segments; }), by.name());
+        const std::size_t all = hard ? x.size() : 1u << 24; // what is read next is fetched where all are many
+        const std::vector<std::size_t> starts(offsets.begin(), offsets.end());
+        if (count != 0)
+            f(x.data(), p.data(), starts.data(), count, all, smx::detail::scale_of(T(1)));
         for (std::size_t r = 0; r < count; ++r) {
             const std::span<T> logits = segment(x, r), probs = segment(p, r);
             by.softmax(logits, std::span<T>(expected).first(logits.size()));

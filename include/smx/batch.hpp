@@ -219,7 +219,7 @@ SMX_INLINE void transform_rows(const char* function, Executor&& exec, const argu
         return;
     const std::size_t unit = rows_of_a_unit(layout.row_length * sizeof(T));
     const bool* const mask_data = mask.size == 0 ? nullptr : mask.data;
-    const std::size_t mask_stride = mask.size == layout.row_length ? 0 : layout.row_stride;
+    const std::size_t mask_stride = mask.size == logits.size && mask.size != layout.row_length ? layout.row_stride : 0;
     const matrix_pieces<T> pieces{matrix_function,   logits.data, out.data, rows,      layout.row_length,
                                   layout.row_stride, unit,        scale,    mask_data, mask_stride};
     exec(units_of(rows, unit), pieces);

@@ -82,14 +82,13 @@ struct matrix_rows {
     SMX_INLINE typename V::scalar* out(std::size_t r) const { return out_ + r * stride; }
 };
 
-// Rows of one length that start anywhere, one for each lane.
+// Rows of one length that start anywhere, one for each lane; those behind `count` are others again.
 template <class V>
 struct equal_segments {
     const typename V::scalar* x;
     typename V::scalar* p;
     const std::size_t* starts;
-    std::size_t n;
-    static constexpr std::size_t count = V::lanes;
+    std::size_t n, count;
 
     SMX_INLINE const typename V::scalar* in(std::size_t r) const { return x + starts[r]; }
     SMX_INLINE typename V::scalar* out(std::size_t r) const { return p + starts[r]; }
@@ -163,27 +162,28 @@ SMX_INLINE void columns_to_rows(const Rows& rows, typename V::vec* x)
         store_columns<V>(rows, rows.n - block, x);
 }
 
-// the sums of the lanes over x[0] ... x[n - 1], in the tree of V::held_total of a row of n entries as load_short has it
-template <class V>
+// The sums of the lanes over x[0] ... x[n - 1], part <= n <= 2 part, in the tree of V::held_total of a row of n entries: of its
+// first `part` entries and its last, where those are not the same.
+template <class V, std::size_t part, std::size_t k = 0, std::size_t step = 1>
 SMX_INLINE typename V::lane_wide lane_tree(const typename V::vec* x, std::size_t n, const typename V::vec& start)
 {
-    constexpr std::size_t half = V::lanes / 2;
-    typename V::lane_wide sums[half];
-    std::size_t count = n < half ? n : half;
-    for (std::size_t j = 0; j < count; ++j) {
-        sums[j] = V::lane_term(start, x[j]);
-        if (j + n >= 2 * half)
-            sums[j] = V::lane_plus(sums[j], V::lane_term(start, x[j + n - half]));
-    }
-    for (std::size_t j = count; j < half; ++j) // never added, but GCC 12 does not see that at -O3
-        sums[j] = V::lane_zero();
-    for (std::size_t quarter = half / 2; quarter > 0; quarter /= 2)
-        if (quarter < count) {
-            for (std::size_t j = quarter; j < count; ++j)
-                sums[j + quarter - count] = V::lane_plus(sums[j + quarter - count], sums[j]);
-            count = quarter;
-        }
-    return V::lane_total(sums[0]);
+    if constexpr (step < part)
+        return V::lane_plus(lane_tree<V, part, k, 2 * step>(x, n, start),
+                            lane_tree<V, part, k + step, 2 * step>(x, n, start));
+    else
+        return V::lane_plus(V::lane_term(start, x[k]),
+                            V::lane_term(start, k + n < 2 * part ? V::zero() : x[k + n - part]));
+}
+template <class V>
+SMX_INLINE typename V::lane_wide lane_sums(const typename V::vec* x, std::size_t n, const typename V::vec& start)
+{
+    constexpr std::size_t part = V::most_in_tree / 2;
+    if (n > V::most_in_tree)
+        return V::held_lanes(start, x, n);
+    return V::lane_total(n > part       ? lane_tree<V, part>(x, n, start)
+                         : n > part / 2 ? lane_tree<V, part / 2>(x, n, start)
+                         : n > 2        ? lane_tree<V, part / 4>(x, n, start)
+                                        : lane_tree<V, 1>(x, n, start));
 }
 
 // mask: null, or one for all rows that lets something through
@@ -207,8 +207,7 @@ void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale,
     for (std::size_t j = 0; j < n; ++j)
         x[j] = mask == nullptr || mask[j] ? V::exp_term(x[j], shift) : V::zero();
     const typename V::vec start = V::start_of_terms(extent.max, scale, small);
-    const typename V::factor inverse =
-        V::lane_reciprocal(n <= V::lanes ? lane_tree<V>(x, n, start) : V::held_lanes(start, x, n));
+    const typename V::factor inverse = V::lane_reciprocal(lane_sums<V>(x, n, start));
     for (std::size_t j = 0; j < n; ++j)
         x[j] = mask == nullptr || mask[j] ? V::times(x[j], inverse) : V::zero();
     columns_to_rows<V>(rows, x);
@@ -246,7 +245,7 @@ struct log_lanes {
         }
         typename V::scalar count[V::lanes];
         typename V::wide below[V::lanes];
-        V::store_lanes(below, n <= V::lanes ? lane_tree<V>(once, n, V::zero()) : V::held_lanes(V::zero(), once, n));
+        V::store_lanes(below, lane_sums<V>(once, n, V::zero()));
         V::store(max, V::every(), extent.max);
         V::store(count, V::every(), ties);
         for (std::size_t r = 0; r < V::lanes; ++r) {
@@ -428,14 +427,14 @@ void segments_softmax(const typename V::scalar* x, typename V::scalar* p, const 
             if (k + 1 == V::lanes) {
                 counts[n] = 0;
                 if (n != 0)
-                    softmax_lanes<V>(equal_segments<V>{x, p, waiting[n], n}, scale, nullptr);
+                    softmax_lanes<V>(equal_segments<V>{x, p, waiting[n], n, V::lanes}, scale, nullptr);
             }
         }
         for (std::size_t n = 1; n <= V::most_in_lanes; ++n)
-            if (counts[n] > V::lanes * 5 / 8) { // the first again in the lanes that are left
+            if (counts[n] > V::lanes * 5 / 8) {
                 for (std::size_t k = counts[n]; k < V::lanes; ++k)
                     waiting[n][k] = waiting[n][0];
-                softmax_lanes<V>(equal_segments<V>{x, p, waiting[n], n}, scale, nullptr);
+                softmax_lanes<V>(equal_segments<V>{x, p, waiting[n], n, counts[n]}, scale, nullptr);
             } else
                 for (std::size_t k = 0; k < counts[n]; ++k)
                     row_softmax<V>(x + waiting[n][k], p + waiting[n][k], n, scale, nullptr);

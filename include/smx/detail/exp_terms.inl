@@ -605,24 +605,24 @@ struct rows<P, float> : term_rows<P, float> {
     }
     static SMX_INLINE lane_wide lane_zero() { return {P::set_half(0), P::set_half(0)}; }
     static SMX_INLINE lane_wide lane_add(const lane_wide& sum, const vec& x) { return lane_plus(sum, lane_widen(x)); }
-    // the sum of a row of two steps or more, n entries x, as held_sum has it
-    static SMX_INLINE lane_wide held_lanes(const vec&, const vec* x, std::size_t n)
+    static constexpr std::size_t most_in_tree = P::lanes; // entries of a row in lanes, whose sums are those of one step
+    // the sum of a row of two steps, n entries x, as held_sum has it
+    template <std::size_t k = 0, std::size_t step = 1>
+    static SMX_INLINE lane_wide held_lanes(const vec& start, const vec* x, std::size_t n)
     {
-        const std::size_t last = n - P::lanes, own = (n - 1) / P::lanes * P::lanes - last;
-        lane_wide sums[P::lanes / 2];
-        for (std::size_t j = 0; j < P::lanes / 2; ++j) {
-            sums[j] = lane_plus(lane_widen(x[j]), lane_widen(x[j + 8]));
-            for (std::size_t i = j + P::lanes; i - j < last; i += P::lanes)
-                sums[j] = lane_plus(sums[j], lane_plus(lane_widen(x[i]), lane_widen(x[i + 8])));
-            if (j >= own)
-                sums[j] = lane_plus(sums[j], lane_plus(lane_widen(x[last + j]), lane_widen(x[last + j + 8])));
-            else if (j + 8 >= own)
-                sums[j] = lane_plus(sums[j], lane_widen(x[last + j + 8]));
+        constexpr std::size_t half = P::lanes / 2;
+        static_assert(most_in_lanes <= 2 * P::lanes);
+        if constexpr (step < half)
+            return lane_plus(held_lanes<k, 2 * step>(start, x, n), held_lanes<k + step, 2 * step>(start, x, n));
+        else {
+            const lane_wide first = lane_plus(lane_widen(x[k]), lane_widen(x[k + half]));
+            const std::size_t own = 2 * P::lanes - n; // the lanes of the last step before it are not its own
+            if (k + half < own)
+                return first;
+            const vec* const last = x + (n - P::lanes);
+            const lane_wide term = lane_widen(last[k + half]);
+            return lane_plus(first, k < own ? term : lane_plus(lane_widen(last[k]), term));
         }
-        for (std::size_t half = P::lanes / 4; half > 0; half /= 2)
-            for (std::size_t j = 0; j < half; ++j)
-                sums[j] = lane_plus(sums[j], sums[j + half]);
-        return sums[0];
     }
     static SMX_INLINE real log1p(real t) { return detail::log1p<fused>(t); }
     // The inverse of a largest term of loose_shift_of; relative error 2^-28.
@@ -930,25 +930,19 @@ struct rows<P, double> : term_rows<P, double> {
     {
         return eight::two_sum_of(sum.hi, x, sum.lo);
     }
-    // the sum of a row of two steps or more, n entries x, as held_sum or held_total has it
+    static constexpr std::size_t most_in_tree = 2 * P::lanes; // of one step, or of two
+    // the sum of a longer row, n entries x, as held_sum has it
     static SMX_INLINE lane_wide held_lanes(const vec& start, const vec* x, std::size_t n)
     {
         const std::size_t last = n - P::lanes, own = (n - 1) / P::lanes * P::lanes - last;
         vec hi[P::lanes], lo[P::lanes];
         for (std::size_t j = 0; j < P::lanes; ++j) {
-            const vec last_term = j >= own ? x[last + j] : P::zero();
-            if (n <= 2 * P::lanes) {
-                const vec a_hi = upper_part(start, x[j]), b_hi = upper_part(start, last_term);
-                hi[j] = a_hi + b_hi;
-                lo[j] = (x[j] - a_hi) + (last_term - b_hi);
-            } else {
-                typename base::dekker_sum sum(start);
-                for (std::size_t i = j; i - j < last; i += P::lanes)
-                    sum.add(x[i]);
-                sum.add(last_term);
-                hi[j] = sum.upper();
-                lo[j] = sum.lo;
-            }
+            typename base::dekker_sum sum(start);
+            for (std::size_t i = j; i - j < last; i += P::lanes)
+                sum.add(x[i]);
+            sum.add(j >= own ? x[last + j] : P::zero());
+            hi[j] = sum.upper();
+            lo[j] = sum.lo;
         }
         for (std::size_t half = P::lanes / 2; half > 0; half /= 2)
             for (std::size_t j = 0; j < half; ++j) {
