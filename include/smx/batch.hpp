@@ -29,8 +29,14 @@ struct row_layout {
     constexpr row_layout(std::size_t length, std::size_t stride) : row_length(length), row_stride(stride) {}
 };
 
+namespace detail {
+struct any_body { // no body is a pointer to a function
+    void operator()(std::size_t, std::size_t) const {}
+};
+} // namespace detail
+
 template <class E>
-concept executor = std::invocable<E&, std::size_t, void (&)(std::size_t, std::size_t)>;
+concept executor = std::invocable<E&, std::size_t, const detail::any_body&>;
 
 // sequential: all on the caller's thread.
 struct sequential_executor {
@@ -44,9 +50,9 @@ inline constexpr sequential_executor sequential{};
 
 // offsets, labels: contiguous integers
 template <class R>
-concept integer_row = detail::contiguous<const std::remove_cvref_t<R>> &&
-                      std::integral<std::remove_cvref_t<decltype(*detail::data_of(std::declval<const R&>()))>> &&
-                      !std::same_as<std::remove_cvref_t<decltype(*detail::data_of(std::declval<const R&>()))>, bool>;
+concept integer_row =
+    detail::contiguous<const std::remove_cvref_t<R>> &&
+    label_type<std::remove_cvref_t<decltype(*detail::data_of(std::declval<const std::remove_cvref_t<R>&>()))>>;
 
 namespace detail {
 
@@ -258,7 +264,7 @@ SMX_INLINE void product_rows(const char* function, Executor&& exec, const argume
 template <executor Executor, readable_row Logits, writable_row Probs>
     requires same_scalar<Logits, Probs> && same_extent<Logits, Probs>
 SMX_INLINE void softmax_rows(Executor&& exec, const Logits& logits, Probs&& probs, row_layout rows,
-                             const softmax_options<scalar_of<Logits>>& options = {})
+                             const options_of<Logits>& options = {})
 {
     using T = scalar_of<Logits>;
     detail::transform_rows<T>("softmax_rows", exec, {"logits", detail::data_of(logits), detail::size_of(logits)},
@@ -269,7 +275,7 @@ SMX_INLINE void softmax_rows(Executor&& exec, const Logits& logits, Probs&& prob
 template <readable_row Logits, writable_row Probs>
     requires same_scalar<Logits, Probs> && same_extent<Logits, Probs>
 SMX_INLINE void softmax_rows(const Logits& logits, Probs&& probs, row_layout rows,
-                             const softmax_options<scalar_of<Logits>>& options = {})
+                             const options_of<Logits>& options = {})
 {
     softmax_rows(sequential, logits, probs, rows, options);
 }
@@ -280,7 +286,7 @@ SMX_INLINE void softmax_rows(const Logits& logits, Probs&& probs, row_layout row
 template <executor Executor, readable_row Logits, writable_row LogProbs>
     requires same_scalar<Logits, LogProbs> && same_extent<Logits, LogProbs>
 SMX_INLINE void log_softmax_rows(Executor&& exec, const Logits& logits, LogProbs&& log_probs, row_layout rows,
-                                 const softmax_options<scalar_of<Logits>>& options = {})
+                                 const options_of<Logits>& options = {})
 {
     using T = scalar_of<Logits>;
     detail::transform_rows<T>("log_softmax_rows", exec, {"logits", detail::data_of(logits), detail::size_of(logits)},
@@ -291,7 +297,7 @@ SMX_INLINE void log_softmax_rows(Executor&& exec, const Logits& logits, LogProbs
 template <readable_row Logits, writable_row LogProbs>
     requires same_scalar<Logits, LogProbs> && same_extent<Logits, LogProbs>
 SMX_INLINE void log_softmax_rows(const Logits& logits, LogProbs&& log_probs, row_layout rows,
-                                 const softmax_options<scalar_of<Logits>>& options = {})
+                                 const options_of<Logits>& options = {})
 {
     log_softmax_rows(sequential, logits, log_probs, rows, options);
 }

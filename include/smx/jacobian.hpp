@@ -184,7 +184,7 @@ SMX_INLINE void softmax_hvp(const Probs& probs, const Cotangent& cotangent, cons
     detail::fastest<T>([](auto rows) { return rows.softmax_hvp; })(p.data, u.data, v.data, o.data, p.size);
 }
 
-// softmax_jacobian of an array, by value: jacobian[i][j]; in constant expressions too.
+// softmax_jacobian of an array, by value: jacobian[i][j]; in constant expressions too, which take no NaN.
 template <scalar T, std::size_t N>
 [[nodiscard]] SMX_INLINE constexpr std::array<std::array<T, N>, N> softmax_jacobian(const std::array<T, N>& probs)
 {

@@ -37,7 +37,8 @@ concept arithmetic_operators = requires(const T& a, const T& b) {
 } // namespace detail
 
 // scalar: float, double, long double; or any copyable non-integral type, constructible from int, with + - * / < and with
-// exp and log found by argument-dependent lookup: an autodiff number, a multiprecision number, ...
+// exp and log found by argument-dependent lookup: an autodiff number, a multiprecision number, ... What takes square roots, of
+// jacobian_view, needs sqrt too; log1p is taken where there is one.
 template <class T>
 concept scalar = (std::floating_point<T> && std::same_as<T, std::remove_cv_t<T>>) ||
                  (!std::integral<T> && std::copyable<T> && std::constructible_from<T, int> &&
@@ -128,9 +129,10 @@ concept same_extent =
       detail::extent_of<R> == detail::extent_of<Others>) &&
      ...);
 
-// label_type: the index of a class: an integer, but not bool.
+// label_type: the index of a class, or of an element: an integer of at most 64 bits, but not bool.
 template <class T>
-concept label_type = std::integral<T> && !std::same_as<std::remove_cv_t<T>, bool>;
+concept label_type =
+    std::integral<T> && !std::same_as<std::remove_cv_t<T>, bool> && sizeof(T) <= sizeof(unsigned long long);
 
 // square_extent: the matrix has n * n elements where both sizes are known at compile time.
 template <class Matrix, class Row>
@@ -147,5 +149,20 @@ struct softmax_options {
     T temperature = T(1);
     std::span<const bool> mask = {};
 };
+
+namespace detail {
+template <class R>
+struct options_type {
+    using type = softmax_options<float>;
+};
+template <readable_row R>
+struct options_type<R> {
+    using type = softmax_options<scalar_of<R>>;
+};
+} // namespace detail
+
+// options_of<R>: softmax_options of the scalars of R. Of what is no row it is some type, so that the concepts say why.
+template <class R>
+using options_of = typename detail::options_type<R>::type;
 
 } // namespace smx

@@ -65,7 +65,7 @@ constexpr bool filled_with_nan(std::array<T, N>& row)
 //          the exact difference x_i - max in place of the rounded one
 template <readable_row Logits, writable_row Probs>
     requires same_scalar<Logits, Probs> && same_extent<Logits, Probs>
-SMX_INLINE void softmax(const Logits& logits, Probs&& probs, const softmax_options<scalar_of<Logits>>& options = {})
+SMX_INLINE void softmax(const Logits& logits, Probs&& probs, const options_of<Logits>& options = {})
 {
     using T = scalar_of<Logits>;
     detail::transform_row<T>("softmax", {"logits", detail::data_of(logits), detail::size_of(logits)},
@@ -85,8 +85,7 @@ SMX_INLINE void softmax(const Logits& logits, Probs&& probs, const softmax_optio
 // Source   Blanchard, Higham & Higham (2021), eq. (1.5) and (4.1)
 template <readable_row Logits, writable_row LogProbs>
     requires same_scalar<Logits, LogProbs> && same_extent<Logits, LogProbs>
-SMX_INLINE void log_softmax(const Logits& logits, LogProbs&& log_probs,
-                            const softmax_options<scalar_of<Logits>>& options = {})
+SMX_INLINE void log_softmax(const Logits& logits, LogProbs&& log_probs, const options_of<Logits>& options = {})
 {
     using T = scalar_of<Logits>;
     detail::transform_row<T>("log_softmax", {"logits", detail::data_of(logits), detail::size_of(logits)},

@@ -6,7 +6,8 @@
 #include <atomic>    // atomic
 #include <cstddef>   // size_t
 #include <exception> // exception_ptr
-#include <thread>    // jthread
+#include <thread>    // thread
+#include <utility>   // move
 #include <vector>    // vector
 
 #include <smx/detail/target.hpp>
@@ -17,6 +18,7 @@ namespace smx {
 // at least 32 KB, so that a small one stays on the caller's thread. There is no pool: threads start and end with the call, and
 // take what is left in pieces, about eight each, so that one that starts late does less.
 //
+// Links    with -pthread where the C library has its threads apart (glibc before 2.34)
 // Throws   what body throws: the first piece's that did, after all pieces are done and all threads have ended;
 //          std::system_error when no thread can be had
 struct threads {
@@ -33,10 +35,10 @@ struct threads {
         std::vector<failure> failures(takers);
         {
             pieces<Body> rest{body, units, length == 0 ? 1 : length};
-            std::vector<std::jthread> others;
+            std::vector<joined> others;
             others.reserve(takers - 1);
             for (std::size_t i = 1; i < takers; ++i)
-                others.emplace_back([&rest, &first = failures[i]] { rest.take(first); });
+                others.emplace_back(std::thread([&rest, &first = failures[i]] { rest.take(first); }));
             rest.take(failures[0]);
         }
         const failure* first = nullptr;
@@ -48,6 +50,17 @@ struct threads {
     }
 
 private:
+    struct joined { // std::jthread, which libc++ lacks
+        std::thread thread;
+
+        explicit joined(std::thread&& started) noexcept : thread(std::move(started)) {}
+        joined(joined&&) noexcept = default;
+        ~joined()
+        {
+            if (thread.joinable())
+                thread.join();
+        }
+    };
     struct failure { // of a thread, its first
         std::size_t at = 0;
         std::exception_ptr error;

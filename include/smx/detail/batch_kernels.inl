@@ -197,16 +197,16 @@ void softmax_lanes(const Rows& rows, const exp_scale<typename V::scalar>& scale,
     for (std::size_t j = 0; j < n; ++j)
         if (mask == nullptr || mask[j])
             extent.add(x[j]);
-    const bool small = extent.is_small(scale);
-    if (!small && V::any_far(extent.max, scale)) {
+    const bool all_small = extent.is_small(scale);
+    if (!all_small && V::any_far(extent.max, scale)) {
         for (std::size_t r = 0; r < rows.count; ++r)
             row_softmax<V>(rows.in(r), rows.out(r), n, scale, mask);
         return;
     }
-    const typename V::shift shift = V::loose_shift_of(small, extent.max, scale);
+    const typename V::shift shift = V::loose_shift_of(all_small, extent.max, scale);
     for (std::size_t j = 0; j < n; ++j)
         x[j] = mask == nullptr || mask[j] ? V::exp_term(x[j], shift) : V::zero();
-    const typename V::vec start = V::start_of_terms(extent.max, scale, small);
+    const typename V::vec start = V::start_of_terms(extent.max, scale, all_small);
     const typename V::factor inverse = V::lane_reciprocal(lane_sums<V>(x, n, start));
     for (std::size_t j = 0; j < n; ++j)
         x[j] = mask == nullptr || mask[j] ? V::times(x[j], inverse) : V::zero();
@@ -549,14 +549,14 @@ struct column_strip {
             best = V::max(best, V::load(row, inside, V::zero()));
         max[v] = best;
     }
-    template <bool small, class Inside>
+    template <bool all_small, class Inside>
     SMX_INLINE void exp_and_sum(std::size_t v, std::size_t first, std::size_t last, Inside inside)
     {
         const exp_scale<typename V::scalar>& scale = V::unit_scale();
-        const typename V::shift s = V::loose_shift_of(small, max[v], scale);
+        const typename V::shift s = V::loose_shift_of(all_small, max[v], scale);
         const typename V::lane_wide terms = first == 0 ? V::lane_zero() : sum[v];
         const std::size_t at = first * stride + v * V::lanes;
-        if constexpr (small) { // of others no exponential is taken: it might raise a flag
+        if constexpr (all_small) { // of others no exponential is taken: it might raise a flag
             typename V::extent seen(V::zero());
             for (std::size_t j = first; j < last; ++j)
                 seen.add(V::in_register(V::load(x + j * stride + v * V::lanes, inside, V::zero())));
@@ -671,14 +671,14 @@ void strips_softmax(const typename V::scalar* x, typename V::scalar* p, std::siz
         typename V::scalar max[strip_of::vectors * V::lanes];
         for (std::size_t v = 0; v * V::lanes < width; ++v)
             V::store(max + v * V::lanes, V::every(), strip.max[v]);
-        std::size_t near = 0; // columns near ... j - 1 are not far
+        std::size_t first_near = 0; // columns near ... j - 1 are not far
         for (std::size_t j = 0; j <= width; ++j)
             if (j == width || V::any_far(V::broadcast(max + j), V::unit_scale())) {
-                if (near < j)
-                    strip.is_done(x + c + near, p + c + near, j - near);
+                if (first_near < j)
+                    strip.is_done(x + c + first_near, p + c + first_near, j - first_near);
                 if (j < width)
                     anyhow(x, p, rows, stride, c + j, c + j + 1);
-                near = j + 1;
+                first_near = j + 1;
             }
     }
 }

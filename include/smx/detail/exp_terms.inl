@@ -327,17 +327,17 @@ struct term_rows : P, wide_arithmetic<T> {
     }
     // By the table of all rows: 2^bias e^(x/t) 2^-N; where all x are small, e^(x/t), which does not wait for max. No digit of a
     // quotient is lost either way, so that its bits are the same. Every lane may have a max of its own.
-    static SMX_INLINE shift loose_shift_of(bool small, const vec& max, const exp_scale<T>& scale)
+    static SMX_INLINE shift loose_shift_of(bool all_small, const vec& max, const exp_scale<T>& scale)
     {
         return {{{P::zero(), P::zero(), P::zero()},
-                 small ? P::zero() : max - P::set1(scale.depth),
+                 all_small ? P::zero() : max - P::set1(scale.depth),
                  P::set1(scale.near_hi),
                  P::set1(scale.near_lo),
-                 small ? P::set1(numbers::magic - numbers::bias) : P::magic() - whole_of(max, scale),
+                 all_small ? P::set1(numbers::magic - numbers::bias) : P::magic() - whole_of(max, scale),
                  P::zero(),
                  P::zero()},
                 typename P::powers{},
-                !small};
+                !all_small};
     }
     static SMX_INLINE vec power(const vec& x, const vec& k, const shift& s)
     {
@@ -372,11 +372,11 @@ struct term_rows : P, wide_arithmetic<T> {
     };
     // Of the largest term of a row: 2^3 times as much; in double 2^7, the upper parts of terms, s - start in dekker_sum, are then
     // multiples of 2^-46 of it, and 64 of them are added without error.
-    static SMX_INLINE vec start_of_terms(const vec& max, const exp_scale<T>& scale, bool small)
+    static SMX_INLINE vec start_of_terms(const vec& max, const exp_scale<T>& scale, bool all_small)
     {
         constexpr int more = sizeof(T) == 4 ? 3 : 7;
         const vec whole = P::sixteenths(max, P::set1(scale.near_hi), P::set1(16 * numbers::magic));
-        return small ? P::whole_power(whole, more) : P::set1((1 << more) * numbers::two_to_bias);
+        return all_small ? P::whole_power(whole, more) : P::set1((1 << more) * numbers::two_to_bias);
     }
 
     // A sum that each term meets by itself: two that are added first would cost a rounding.
@@ -439,7 +439,7 @@ struct rows<P, float> : term_rows<P, float> {
     using typename base::shift;
     using typename P::vec;
     using wide = real;
-    using far = far_rows<P, float>;
+    using far_away = far_rows<P, float>;
     using precise = widened_floats<rows<typename P::wide_lanes, double>>;
 
     // log1p(T) of rows of small logits: longer ones gain nothing by terms without an origin, or by a sum in double
@@ -626,11 +626,11 @@ struct rows<P, float> : term_rows<P, float> {
     }
     static SMX_INLINE real log1p(real t) { return detail::log1p<fused>(t); }
     // The inverse of a largest term of loose_shift_of; relative error 2^-28.
-    static SMX_INLINE real inverse_of_largest(bool small, const vec& max, const exp_scale<float>& scale)
+    static SMX_INLINE real inverse_of_largest(bool all_small, const vec& max, const exp_scale<float>& scale)
     {
         constexpr real magic{0x1.8p+48}, bias{base::numbers::bias};
-        const real whole = small ? real{0} : lane(base::whole_of(max, scale)) - bias;
-        const real exponent = fused::multiply_add(real{0} - lane(max), real{scale.near}, whole);
+        const real whole = all_small ? real{0} : lane(base::whole_of(max, scale)) - bias;
+        const real exponent = fused::multiply_add(real{0} - lane(max), real{scale.near_factor}, whole);
         const real k = exponent + magic, r = exponent - (k - magic); // k: its last bit is 1/16
         const auto sixteenths = __builtin_bit_cast(std::uint64_t, k);
         const double t = sixteenth_powers_of_doubles.power[sixteenths % 16];
@@ -736,12 +736,12 @@ struct far_rows<P, float> : rows<P, float> {
         const real lowest = real{-131} / base::as_double(scale.inverse_hi) / after; // a difference below counts as it
         const real origin = base::lane(max) * before;
         const real distance = origin < real{0} ? real{0} - origin : origin;
-        const bool near = distance < real{-0x1p9} * lowest;
+        const bool is_near = distance < real{-0x1p9} * lowest;
         // start: below every x that counts, so near that the difference does not overflow
         const real largest{static_cast<double>(0x1.fffffep+127f)};
         const real start = origin + lowest * real{2} - distance * real{0.5};
         const vec hi = P::set1(scale.hi), lo = P::set1(scale.lo), after_unit = base::narrow(after);
-        const vec scaled = near ? base::narrow(origin) * after_unit : P::zero();
+        const vec scaled = is_near ? base::narrow(origin) * after_unit : P::zero();
         const vec rounded = P::sixteenths_in_any_mode(scaled, hi, P::magic()) - P::magic();
         const vec fraction = base::fraction_of(scaled, rounded, hi, lo);
         return {{{{base::narrow(origin), P::zero(), P::set1(scale.inverse_hi)},
@@ -755,8 +755,8 @@ struct far_rows<P, float> : rows<P, float> {
                 base::narrow(before),
                 after_unit,
                 start < real{0} - largest ? P::minus_infinity() : base::narrow(start),
-                near ? P::zero() : base::narrow(origin),
-                base::narrow(near ? origin + lowest : lowest)};
+                is_near ? P::zero() : base::narrow(origin),
+                base::narrow(is_near ? origin + lowest : lowest)};
     }
     static SMX_INLINE vec exp_term(const vec& x, const shift& s)
     {
@@ -781,7 +781,7 @@ struct rows<P, double> : term_rows<P, double> {
     using typename base::shift;
     using typename P::vec;
     using wide = pair;
-    using far = far_rows<P, double>;
+    using far_away = far_rows<P, double>;
     using precise = rows;
     using eight = eight_sums<P>;
 
@@ -1025,12 +1025,12 @@ struct rows<P, double> : term_rows<P, double> {
     };
     static SMX_INLINE weight weight_of(wide mass, wide sum)
     {
-        const bool small = wide_arithmetic<double>::is_small(mass);
-        const real unit = power_of_two(small ? 900 : 0);
+        const bool all_small = wide_arithmetic<double>::is_small(mass);
+        const real unit = power_of_two(all_small ? 900 : 0);
         const real a = mass.hi * unit, hi = apart(a / sum.hi);
         const real error{__builtin_fma(-hi.value, sum.hi.value, a.value)};
         return {split({hi, (error + (mass.lo * unit - hi * sum.lo)) / sum.hi}), narrow(unit),
-                narrow(power_of_two(small ? -900 : 0))};
+                narrow(power_of_two(all_small ? -900 : 0))};
     }
     static SMX_INLINE vec weigh(const vec& e, const weight& w, const vec& t)
     {
@@ -1082,13 +1082,13 @@ struct far_rows<P, double> : rows<P, double> {
         const real lowest = real{-1050} / real{scale.inverse_hi} / after; // a difference below counts as it
         const real origin = base::lane(max) * before;
         const real distance = origin < real{0} ? real{0} - origin : origin;
-        const bool near = distance < real{-0x1p30} * lowest;
+        const bool is_near = distance < real{-0x1p30} * lowest;
         // start: below every x that counts, so near that the difference does not overflow
         const real largest{0x1.fffffffffffffp+1023};
         const real below = lowest * real{2} - distance * real{0.5};
         const bool overflows = origin * real{0.5} + below * real{0.5} < real{0} - largest * real{0.5};
         const vec hi = P::set1(scale.hi), lo = P::set1(scale.lo), after_unit = base::narrow(after);
-        const vec scaled = near ? base::narrow(origin) * after_unit : P::zero();
+        const vec scaled = is_near ? base::narrow(origin) * after_unit : P::zero();
         const vec rounded = P::sixteenths_in_any_mode(scaled, hi, P::magic()) - P::magic();
         const vec fraction = base::fraction_of(scaled, rounded, hi, lo);
         return {{{{base::narrow(origin), P::zero(), P::set1(scale.inverse_hi)},
@@ -1102,8 +1102,8 @@ struct far_rows<P, double> : rows<P, double> {
                 base::narrow(before),
                 after_unit,
                 overflows ? P::minus_infinity() : base::narrow(apart(origin + below)),
-                near ? P::zero() : base::narrow(origin),
-                base::narrow(near ? origin + lowest : lowest)};
+                is_near ? P::zero() : base::narrow(origin),
+                base::narrow(is_near ? origin + lowest : lowest)};
     }
     static SMX_INLINE vec exp_term(const vec& x, const shift& s)
     {
@@ -1125,7 +1125,7 @@ struct far_rows<P, double> : rows<P, double> {
 template <class Doubles>
 struct widened_floats : Doubles {
     using scalar = float;
-    using far = widened_floats<typename Doubles::far>;
+    using far_away = widened_floats<typename Doubles::far_away>;
     using typename Doubles::all;
     using typename Doubles::some;
     using typename Doubles::vec;

@@ -72,15 +72,16 @@ private:
     }
 };
 
-// max of the two; x where x is NaN, with any flags: no compiler sees that it is a maximum
+// max of the two; x where x is NaN, with any flags: no compiler sees that it is a maximum. In both orders of operands, of which
+// -masm=intel has the other.
 SMX_INLINE __m256 max_or_second(__m256 least, __m256 x)
 {
-    __asm__("vmaxps %2, %1, %0" : "=x"(x) : "x"(least), "x"(x));
+    __asm__("vmaxps {%2, %1, %0|%0, %1, %2}" : "=x"(x) : "x"(least), "x"(x));
     return x;
 }
 SMX_INLINE __m256d max_or_second(__m256d least, __m256d x)
 {
-    __asm__("vmaxpd %2, %1, %0" : "=x"(x) : "x"(least), "x"(x));
+    __asm__("vmaxpd {%2, %1, %0|%0, %1, %2}" : "=x"(x) : "x"(least), "x"(x));
     return x;
 }
 

@@ -273,7 +273,7 @@ struct lane : one_lane<T, T> {
     using vec = number<T>;
     using wide = vec;
     using factor = vec;
-    using far = lane;
+    using far_away = lane;
     using precise = lane;
     using weight = vec;
 
@@ -457,7 +457,7 @@ private:
 template <>
 struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
     using factor = real;
-    using far = lane;
+    using far_away = lane;
     using precise = lane;
     using weight = real;
 
@@ -542,7 +542,7 @@ struct lane<float> : one_lane<float, double>, wide_arithmetic<float> {
 template <>
 struct lane<double> : one_lane<double, double>, wide_arithmetic<double> {
     using factor = pair;
-    using far = lane;
+    using far_away = lane;
     using precise = lane;
 
     static SMX_INLINE constexpr real up() { return power_of_two(bias); }

@@ -53,8 +53,8 @@ constexpr void row_cross_entropy(const typename V::scalar* logits, std::size_t n
     if (!V::is_finite(max))
         V::store_first(loss, V::not_a_number());
     else if (V::is_far(max, scale)) {
-        const typename V::far::shift shift = V::far::shift_of(max, scale);
-        const typename V::wide tail = tail_of_sum<typename V::far>(logits, n, every_entry<V>{}, shift, max, first);
+        const typename V::far_away::shift shift = V::far_away::shift_of(max, scale);
+        const typename V::wide tail = tail_of_sum<typename V::far_away>(logits, n, every_entry<V>{}, shift, max, first);
         V::store_first(loss, V::surprise(V::broadcast(logits + label), max, shift, V::log1p(tail)));
     } else
         V::store_first(loss, V::surprise(V::broadcast(logits + label), max, V::differences_from(max, scale),
@@ -130,7 +130,7 @@ constexpr void row_cross_entropy_gradient(const typename V::scalar* logits, std:
         fill_row<V>(gradient, n, every_entry<V>{}, V::not_a_number(), V::zero());
         V::store_first(loss, V::not_a_number());
     } else if (V::is_far(max, V::unit_scale())) {
-        V::store_first(loss, label_gradient<typename V::far>(logits, n, label, gradient, max));
+        V::store_first(loss, label_gradient<typename V::far_away>(logits, n, label, gradient, max));
     } else {
         V::store_first(loss, label_gradient<V>(logits, n, label, gradient, max));
     }
@@ -233,7 +233,7 @@ constexpr void row_cross_entropy_target(const typename V::scalar* logits, const 
     if (!V::is_finite(max))
         V::store_first(loss, V::not_a_number());
     else if (V::is_far(max, V::unit_scale()))
-        V::store_first(loss, target_loss<typename V::far>(logits, target, n, max).loss);
+        V::store_first(loss, target_loss<typename V::far_away>(logits, target, n, max).loss);
     else
         V::store_first(loss, target_loss<V>(logits, target, n, max).loss);
 }
@@ -285,7 +285,7 @@ constexpr void row_cross_entropy_target_gradient(const typename V::scalar* logit
         fill_row<V>(gradient, n, every_entry<V>{}, V::not_a_number(), V::zero());
         V::store_first(loss, V::not_a_number());
     } else if (V::is_far(max, V::unit_scale())) {
-        V::store_first(loss, target_gradient<typename V::far>(logits, target, n, gradient, max));
+        V::store_first(loss, target_gradient<typename V::far_away>(logits, target, n, gradient, max));
     } else {
         V::store_first(loss, target_gradient<V>(logits, target, n, gradient, max));
     }
@@ -345,7 +345,7 @@ constexpr void row_entropy(const typename V::scalar* logits, std::size_t n, type
     if (!V::is_finite(max))
         V::store_first(entropy, V::not_a_number());
     else if (V::is_far(max, V::unit_scale()))
-        V::store_first(entropy, entropy_of<typename V::far>(logits, n, max).entropy);
+        V::store_first(entropy, entropy_of<typename V::far_away>(logits, n, max).entropy);
     else
         V::store_first(entropy, entropy_of<V>(logits, n, max).entropy);
 }
@@ -396,7 +396,7 @@ constexpr void row_entropy_gradient(const typename V::scalar* logits, std::size_
         fill_row<V>(gradient, n, every_entry<V>{}, V::not_a_number(), V::zero());
         V::store_first(entropy, V::not_a_number());
     } else if (V::is_far(max, V::unit_scale())) {
-        V::store_first(entropy, entropy_and_gradient<typename V::far>(logits, n, gradient, max));
+        V::store_first(entropy, entropy_and_gradient<typename V::far_away>(logits, n, gradient, max));
     } else {
         V::store_first(entropy, entropy_and_gradient<V>(logits, n, gradient, max));
     }
@@ -513,10 +513,10 @@ struct kl_terms : each_step<V, kl_terms<V>> {
         const typename V::vec d = V::less(rows.quarter_difference(i, inside), mean);
         const typename V::vec root = rows.root(i, inside);
         const typename V::vec remainder = root * (root * (V::quarter() - d));
-        const typename V::some near = V::less_than(V::abs(d), V::quarter());
-        const typename V::vec small = V::keep(near, d), twice = small + small;
+        const typename V::some is_near = V::less_than(V::abs(d), V::quarter());
+        const typename V::vec short_part = V::keep(is_near, d), twice = short_part + short_part;
         series.add(root * root * V::exp_remainder(twice + twice));
-        rest.add(V::select(near, V::zero(), remainder));
+        rest.add(V::select(is_near, V::zero(), remainder));
     }
 };
 
@@ -551,8 +551,9 @@ SMX_INLINE constexpr typename V::vec near_divergence(const logit_pair<V>& rows, 
     walk<V, true>(n, masses);
     const typename V::vec growth = V::one() + (divergence + V::exp_remainder(V::zero() - divergence));
     const typename V::vec rest = V::narrow(V::quotient(terms.rest.total(), sum_x)), twice_rest = rest + rest;
-    const typename V::vec far = growth * V::narrow(V::quotient(masses.sum.total(), sum_y)) - (twice_rest + twice_rest);
-    const typename V::vec all = V::narrow(V::quotient(terms.series.total(), sum_x)) + far;
+    const typename V::vec remote =
+        growth * V::narrow(V::quotient(masses.sum.total(), sum_y)) - (twice_rest + twice_rest);
+    const typename V::vec all = V::narrow(V::quotient(terms.series.total(), sum_x)) + remote;
     return V::narrow(V::log1p(V::tail(V::widen(V::abs(all)), 1)));
 }
 
@@ -599,10 +600,10 @@ constexpr void row_kl_divergence(const typename V::scalar* logits_p, const typen
     if (exclusion.impossible != 0)
         return V::store_first(divergence, V::zero() - V::minus_infinity());
 
-    using far = typename V::far;
+    using far_away = typename V::far_away;
     const typename V::vec y_m = V::broadcast(logits_q + index_of<V>(logits_p, n, every_entry<V>{}, max_p));
     if (V::is_far(max_p, V::half_scale()) || V::is_far(max_q, V::unit_scale()))
-        V::store_first(divergence, divergence_of<far>({logits_p, logits_q, max_p, max_q, y_m}, n));
+        V::store_first(divergence, divergence_of<far_away>({logits_p, logits_q, max_p, max_q, y_m}, n));
     else
         V::store_first(divergence, divergence_of<V>({logits_p, logits_q, max_p, max_q, y_m}, n));
 }

@@ -582,30 +582,33 @@ constexpr secular_root<V> root_between(const secular_row<V>& row)
 {
     using vec = typename V::vec;
     const vec zero = V::zero(), half = V::one() / (V::one() + V::one()), gap = row.s * (row.upper - row.lower);
-    vec near = gap * half, far = near, shortest = zero, longest = near, change = near; // distances to the poles
+    vec near_gap = gap * half, far_gap = near_gap, shortest = zero, longest = near_gap,
+        change = near_gap; // distances to the poles
     const vec eighth = half * half * half, rough = eighth * eighth * eighth * eighth;
-    secular_value<V> value = row.at(row.lower, near, near, far);
+    secular_value<V> value = row.at(row.lower, near_gap, near_gap, far_gap);
     const bool from_upper = value.f < zero;
     const vec origin = from_upper ? row.upper : row.lower;
     for (int steps = 1; steps < 60; ++steps) {
         const vec q = from_upper ? value.upper_weight : value.lower_weight;
         const vec r = from_upper ? value.lower_weight : value.upper_weight;
         const vec f = from_upper ? zero - value.f : value.f; // grows with the distance
-        (f < zero ? shortest : longest) = near;
-        const vec next = distance_of_root<V>(f + q / near - r / far, q, r, gap), before = change;
-        change = V::abs(next - near);
+        (f < zero ? shortest : longest) = near_gap;
+        const vec next = distance_of_root<V>(f + q / near_gap - r / far_gap, q, r, gap), before = change;
+        change = V::abs(next - near_gap);
         // A small step leaves an error of about its square; a small one that does not shrink is rounding.
-        const bool is_small = !(V::small_step() * near < change) || (before < change + change && change < rough * near);
+        const bool is_small =
+            !(V::small_step() * near_gap < change) || (before < change + change && change < rough * near_gap);
         if (shortest < next && next < longest)
-            near = next;
+            near_gap = next;
         else if (!is_small)
-            near = (shortest + longest) * half;
+            near_gap = (shortest + longest) * half;
         if (is_small)
             break;
-        far = gap - near;
-        value = from_upper ? row.at(origin, zero - near, far, near) : row.at(origin, near, near, far);
+        far_gap = gap - near_gap;
+        value = from_upper ? row.at(origin, zero - near_gap, far_gap, near_gap)
+                           : row.at(origin, near_gap, near_gap, far_gap);
     }
-    return {origin, from_upper ? zero - near : near};
+    return {origin, from_upper ? zero - near_gap : near_gap};
 }
 
 // One step of Newton on f in the wider arithmetic.

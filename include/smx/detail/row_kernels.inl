@@ -754,15 +754,15 @@ struct store_softmax {
     template <class Row>
     SMX_INLINE bool operator()(Row& row) const
     {
-        const bool small = V::is_small_magnitude(row.magnitude(), scale);
+        const bool all_small = V::is_small_magnitude(row.magnitude(), scale);
         typename V::vec max = V::zero();
-        if (!small || !V::is_doubled) { // the sum of doubles starts at what no term exceeds
+        if (!all_small || !V::is_doubled) { // the sum of doubles starts at what no term exceeds
             max = V::reduce_max(row.extent().max);
-            if (!small && V::is_far(max, scale))
+            if (!all_small && V::is_far(max, scale))
                 return false;
         }
-        row.find_exponentials(V::loose_shift_of(small, max, scale));
-        row.store_quotients(probs, V::inverse(row.total(V::start_of_terms(max, scale, small))));
+        row.find_exponentials(V::loose_shift_of(all_small, max, scale));
+        row.store_quotients(probs, V::inverse(row.total(V::start_of_terms(max, scale, all_small))));
         return true;
     }
 };
@@ -957,13 +957,13 @@ struct stored_softmax : blocks_sum<V, block> {
             if (!has_stored(from))
                 return false;
         const typename V::wide sum = base::sum();
-        const std::size_t far = n < V::near_end ? 0 : (n - V::near_end) / block * block;
+        const std::size_t far_end = n < V::near_end ? 0 : (n - V::near_end) / block * block;
         for (std::size_t from = (n - 1) / block * block;; from -= block) {
             normalise(from, sum);
-            if (from == far)
+            if (from == far_end)
                 break;
         }
-        for (std::size_t from = 0; from < far; from += block)
+        for (std::size_t from = 0; from < far_end; from += block)
             normalise(from, sum);
         return true;
     }
@@ -1043,15 +1043,18 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
     const typename V::extent extent = extent_of<V>(logits, n, entries, first);
     if constexpr (V::lanes > 1)
         if (n <= V::most_small && !V::is_far(extent.max, scale)) {
-            const bool small = extent.is_small(scale); // else floats are faster by a table of the row, doubles are not
-            if (small || !V::is_doubled)
-                return exp_and_normalise<V>(logits, probs, n, V::loose_shift_of(small, extent.max, scale), entries,
-                                            first, typename V::small_sum(V::start_of_terms(extent.max, scale, small)));
+            const bool all_small =
+                extent.is_small(scale); // else floats are faster by a table of the row, doubles are not
+            if (all_small || !V::is_doubled)
+                return exp_and_normalise<V>(logits, probs, n, V::loose_shift_of(all_small, extent.max, scale), entries,
+                                            first,
+                                            typename V::small_sum(V::start_of_terms(extent.max, scale, all_small)));
         }
     if (!V::is_finite(extent.max)) // +inf, or nothing but -inf, or a NaN
         fill_row<V>(probs, n, entries, V::not_a_number(), V::zero());
     else if (V::is_far(extent.max, scale))
-        exp_and_normalise<typename V::far>(logits, probs, n, V::far::shift_of(extent.max, scale), entries, first);
+        exp_and_normalise<typename V::far_away>(logits, probs, n, V::far_away::shift_of(extent.max, scale), entries,
+                                                first);
     else
         exp_and_normalise<V>(logits, probs, n, shift_of<V>(extent, scale), entries, first);
 }
@@ -1104,11 +1107,11 @@ struct store_by_tail {
         const typename V::extent extent = row.extent();
         const typename V::vec max = V::reduce_max(extent.max);
         if constexpr (V::is_doubled) { // the exponentials do not wait for max, if they can do without
-            const bool small = row.is_small(extent, scale);
-            if (!small && V::is_far(max, scale))
+            const bool all_small = row.is_small(extent, scale);
+            if (!all_small && V::is_far(max, scale))
                 return false;
-            row.find_exponentials(V::loose_shift_of(small, max, scale));
-            const typename V::wide inverse = V::inverse_of_largest(small, max, scale);
+            row.find_exponentials(V::loose_shift_of(all_small, max, scale));
+            const typename V::wide inverse = V::inverse_of_largest(all_small, max, scale);
             typename V::wide tail{};
             if constexpr (Row::is_long)
                 tail = V::with_ties(row.tail_sum(true) * inverse, 0);
@@ -1271,9 +1274,9 @@ SMX_INLINE constexpr void log_softmax_of(const typename V::scalar* logits, typen
     if (!V::is_finite(max))
         fill_row<V>(log_probs, n, entries, V::not_a_number(), V::minus_infinity());
     else if (V::is_far(max, scale)) {
-        const typename V::far::shift shift = V::far::shift_of(max, scale);
-        const typename V::wide tail = tail_of_sum<typename V::far>(logits, n, entries, shift, max, first);
-        store_log_probs<typename V::far>(logits, log_probs, n, shift, entries, V::log1p(tail), first);
+        const typename V::far_away::shift shift = V::far_away::shift_of(max, scale);
+        const typename V::wide tail = tail_of_sum<typename V::far_away>(logits, n, entries, shift, max, first);
+        store_log_probs<typename V::far_away>(logits, log_probs, n, shift, entries, V::log1p(tail), first);
     } else
         store_log_probs<V>(logits, log_probs, n, V::differences_from(max, scale), entries,
                            log1p_of_tail<V>(logits, n, entries, scale, extent, first), first);
@@ -1344,8 +1347,9 @@ SMX_APART constexpr void logsumexp_of(const typename V::scalar* logits, std::siz
     if (!V::is_finite(max))
         V::store_first(out, has_nan<V>(logits, n) ? V::not_a_number() : max);
     else if (V::is_far(max, scale))
-        V::store_first(out, V::plus(max, V::log1p(tail_of_sum<typename V::far>(
-                                             logits, n, every_entry<V>{}, V::far::shift_of(max, scale), max, first))));
+        V::store_first(out,
+                       V::plus(max, V::log1p(tail_of_sum<typename V::far_away>(
+                                        logits, n, every_entry<V>{}, V::far_away::shift_of(max, scale), max, first))));
     else
         V::store_first(out, V::plus(max, log1p_of_tail<V>(logits, n, every_entry<V>{}, scale, extent, first)));
 }

@@ -229,6 +229,7 @@ struct separate {
     static SMX_INLINE constexpr real multiply_add(real a, real b, real c) { return a * b + c; }
     static SMX_INLINE constexpr pair product(real a, real b) { return two_product(a, b); }
 };
+#if SMX_HAS_X86_LEAVES()
 struct fused {
     static SMX_INLINE real multiply_add(real a, real b, real c) { return {__builtin_fma(a.value, b.value, c.value)}; }
     static SMX_INLINE pair product(real a, real b)
@@ -237,6 +238,7 @@ struct fused {
         return {p, {__builtin_fma(a.value, b.value, -p.value)}};
     }
 };
+#endif
 
 // log(1 + t), t >= 0: 1 + t = 2^k c (1 + r), c the nearest of 1 + j / 32, |r| <= 1/63. 1 / c has 12 bits: 2^-k / c - 1 has no
 // error up to k = 41, and none that counts beyond.
@@ -310,7 +312,7 @@ struct exp_scale<T> {
     // For logits near 0, |x| < reach, which are not multiplied by unit: log2(e) / temperature, 1 / temperature, and the
     // distance from max below which an entry does not count. No logit is near at a temperature near the ends of the type.
     T reach, near_hi, near_lo, depth;
-    double near; // near_hi + near_lo
+    double near_factor; // near_hi + near_lo
 };
 
 inline constexpr pair log2_e{{0x1.71547652b82fep+0}, {0x1.777d0ffda0d24p-56}}; // 1 / ln 2
@@ -345,12 +347,12 @@ struct wide_arithmetic<float> {
     static constexpr float magic = 0x1.8p+19f;
     static constexpr double small_part = 0.15;                     // of depth, times log2(e): 29
     static constexpr float two_to_bias = 0x1p64f, tiny = 0x1p-90f; // below tiny, products may be subnormal
-    static constexpr float huge = 0x1p+102f;                       // the largest number and this do not overflow
+    static constexpr float enormous = 0x1p+102f;                   // the largest number and this do not overflow
     static constexpr float largest_factor = 0x1p60f,
                            least_factor = 0x1p-50f; // products of two between keep their digits
 
     static SMX_INLINE constexpr bool is_tiny_sum(real x) { return is_below(x, static_cast<double>(tiny)); }
-    static SMX_INLINE constexpr bool is_below_huge(real x) { return is_below(x, static_cast<double>(huge)); }
+    static SMX_INLINE constexpr bool is_below_huge(real x) { return is_below(x, static_cast<double>(enormous)); }
     static SMX_INLINE constexpr real as_double(const float& x) { return {static_cast<double>(x)}; }
     static SMX_INLINE constexpr const exp_scale<float>& unit_scale() { return unit_scale_of_floats; }
     static SMX_INLINE constexpr const exp_scale<float>& half_scale() { return half_scale_of_floats; }
@@ -397,11 +399,11 @@ struct wide_arithmetic<double> {
     static constexpr int bias = 512;
     static constexpr double magic = 0x1.8p+48;
     static constexpr double small_part = 0.2;
-    static constexpr double two_to_bias = 0x1p512, tiny = 0x1p-900, huge = 0x1p+969;
+    static constexpr double two_to_bias = 0x1p512, tiny = 0x1p-900, enormous = 0x1p+969;
     static constexpr double largest_factor = 0x1p500, least_factor = 0x1p-400;
 
     static SMX_INLINE constexpr bool is_tiny_sum(real x) { return is_below(x, tiny); }
-    static SMX_INLINE constexpr bool is_below_huge(real x) { return is_below(x, huge); }
+    static SMX_INLINE constexpr bool is_below_huge(real x) { return is_below(x, enormous); }
     static SMX_INLINE constexpr const exp_scale<double>& unit_scale() { return unit_scale_of_doubles; }
     static SMX_INLINE constexpr const exp_scale<double>& half_scale() { return half_scale_of_doubles; }
 
@@ -536,9 +538,9 @@ constexpr exp_scale<T> scale_of(const T& temperature)
         const pair inverse = pair{{1}, {0}} / pair{{temperature * unit}, {0}};
         const pair factor = log2_e * inverse;
         const double hi = factor.hi.value, lo = factor.lo.value;
-        const bool near = unit == 1 || unit == 0.5;
-        const double t = apart({near ? temperature : 0}).value,
-                     near_unit = apart({near ? unit : 0}).value; // no overflow
+        const bool is_near = unit == 1 || unit == 0.5;
+        const double t = apart({is_near ? temperature : 0}).value,
+                     near_unit = apart({is_near ? unit : 0}).value; // no overflow
         return {hi,
                 lo,
                 inverse.hi.value,
@@ -560,9 +562,9 @@ constexpr exp_scale<T> scale_of(const T& temperature)
         const double factor = log2_e.hi.value * inverse;
         const float hi = static_cast<float>(factor), inverse_hi = static_cast<float>(inverse);
         const float lo = static_cast<float>(factor - static_cast<double>(hi));
-        const bool near = unit == 1 || unit == 0.5f;
-        const double t = apart({near ? static_cast<double>(temperature) : 0}).value;
-        const double near_unit = apart({near ? static_cast<double>(unit) : 0}).value;
+        const bool is_near = unit == 1 || unit == 0.5f;
+        const double t = apart({is_near ? static_cast<double>(temperature) : 0}).value;
+        const double near_unit = apart({is_near ? static_cast<double>(unit) : 0}).value;
         return {hi,
                 lo,
                 inverse_hi,
