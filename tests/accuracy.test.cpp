@@ -914,6 +914,27 @@ TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: rows with a winner are with
     found.check();
 }
 
+// Nearly all of T is one term. One more rounding of it, with what lies a vector away, and logsumexp is off by 2.4.
+TEST_CASE("softmax, log_softmax, logsumexp: rows with a winner at 0 and a runner-up are within the same bounds",
+          "[accuracy]")
+{
+    struct {
+        std::size_t n;
+        float runner_up, a_vector_away, rest;
+    } constexpr found_by_climbing[] = {{129, -0x1.624c0ep+1f, -0x1.e5f844p+2f, -0x1.2e5a88p+4f},
+                                       {400, -0x1.62935ep+1f, -0x1.98c36p+2f, -0x1.179258p+4f},
+                                       {1000, -0x1.5f7fb4p+1f, -0x1.06254cp+3f, -0x1.23477p+4f}};
+    all_three<float> found;
+    for (const auto& row_of : found_by_climbing) {
+        logit_row<float> x = {"runner-up", row<float>(row_of.n, row_of.rest)};
+        x.logits[0] = 0;
+        x.logits[17] = row_of.runner_up;
+        x.logits[1] = row_of.a_vector_away;
+        found.judge(x);
+    }
+    found.check();
+}
+
 TEMPLATE_TEST_CASE("softmax, log_softmax, logsumexp: long rows are within the same bounds", "[accuracy]", float, double)
 {
     using T = TestType;

@@ -443,7 +443,7 @@ struct rows<P, float> : term_rows<P, float> {
     using precise = widened_floats<rows<typename P::wide_lanes, double>>;
 
     // log1p(T) of rows of small logits: longer ones gain nothing by terms without an origin, or by a sum in double
-    static constexpr std::size_t most_without_origin = 2048, most_in_double = 512;
+    static constexpr std::size_t most_without_origin = 2048, most_in_double = 256;
 
     // half of the lanes from a, half from b
     static SMX_INLINE vec load_halves(const float* a, const float* b)
@@ -631,7 +631,8 @@ struct rows<P, float> : term_rows<P, float> {
         constexpr real magic{0x1.8p+48}, bias{base::numbers::bias};
         const real whole = all_small ? real{0} : lane(base::whole_of(max, scale)) - bias;
         const real exponent = fused::multiply_add(real{0} - lane(max), real{scale.near_factor}, whole);
-        const real k = exponent + magic, r = exponent - (k - magic); // k: its last bit is 1/16
+        const real k{P::rounded_sum(exponent.value, magic.value)}; // its last bit is 1/16
+        const real r = exponent - (k - magic);
         const auto sixteenths = __builtin_bit_cast(std::uint64_t, k);
         const double t = sixteenth_powers_of_doubles.power[sixteenths % 16];
         const auto power = __builtin_bit_cast(std::uint64_t, t) + (sixteenths / 16 << 52);

@@ -419,6 +419,7 @@ struct floats {
         return fma(k, set1(0.0625f), m);
     }
     static SMX_INLINE vec rounded_sum(const vec& x, const vec& m) { return x + m; }
+    static SMX_INLINE double rounded_sum(double x, double m) { return (real{x} + real{m}).value; }
     static SMX_INLINE bool rounds_to_nearest() { return current_mode_is_nearest(); }
 
     // 2^(k + more), k a whole number, which is in its last bits

@@ -243,6 +243,10 @@ struct floats {
         return fma(k, set1(0.0625f), m);
     }
     static SMX_INLINE vec rounded_sum(vec x, vec m) { return _mm512_maskz_add_round_ps(0xffff, x, m, nearest); }
+    static SMX_INLINE double rounded_sum(double x, double m)
+    {
+        return _mm_cvtsd_f64(_mm_add_round_sd(_mm_set_sd(x), _mm_set_sd(m), nearest));
+    }
     static SMX_INLINE bool rounds_to_nearest() { return true; } // sixteenths does, in any mode
 
     static SMX_INLINE vec whole_power(vec k, int more) // 2^(k + more), k a whole number, which is in its last bits

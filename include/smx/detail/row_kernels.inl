@@ -1210,13 +1210,8 @@ SMX_INLINE bool has_found_tail(const typename V::scalar* logits, std::size_t n, 
     tail = V::with_ties(sum * inverse, 0);
     if (typename V::wide{2} < tail)
         return true;
-    // the rounding of the largest term and of the one that was added to it counts: both are taken out, and that one comes back
-    const std::size_t m = index_of<V>(logits, n, entries, max), other = m ^ V::lanes;
-    const typename V::vec largest = V::exp_term(max, shift);
-    typename V::vec term = V::zero();
-    if (m < n - n % (2 * V::lanes) && entries.has(other))
-        term = V::exp_term(V::broadcast(logits + other), shift);
-    tail = ((sum - V::lane(largest + term)) + V::lane(term)) * inverse;
+    // the rounding of the largest term counts: it is taken out, as each was added by itself
+    tail = (sum - V::lane(V::exp_term(max, shift))) * inverse;
     return least < tail;
 }
 
@@ -1232,10 +1227,10 @@ SMX_INLINE constexpr typename V::wide log1p_of_tail(const typename V::scalar* lo
             const double count = static_cast<double>(n);
             wide tail{};
             if (n <= V::most_in_double // their sum does not wait for max
-                    ? has_found_tail<V>(logits, n, entries, scale, extent.max, first, typename V::sum(),
+                    ? has_found_tail<V>(logits, n, entries, scale, extent.max, first, typename V::single_sum(),
                                         wide{count * 0x1p-26}, tail)
                     : has_found_tail<V>(logits, n, entries, scale, extent.max, first,
-                                        typename V::term_sum(V::start_of_terms(extent.max, scale, true)),
+                                        typename V::small_sum(V::start_of_terms(extent.max, scale, true)),
                                         wide{count * 0x1p-14}, tail))
                 return V::log1p(tail);
         }
