@@ -62,7 +62,7 @@ SMX_INLINE void product_row(const char* function, const argument<const T>& probs
 // Special  p_i = 0: row and column i are 0. n = 1: exactly 0.
 // Error    diagonal <= 2 ULP, off the diagonal <= 1 ULP  [tests/accuracy.test.cpp: "softmax_jacobian"]
 // Cost     n^2 multiplications and stores
-// Throws   std::invalid_argument: jacobian has not n * n elements, n * n overflows, jacobian overlaps probs
+// Throws   std::invalid_argument: jacobian has not n * n elements, n * n overflows, jacobian partly overlaps probs
 // Source   Gao & Pavel, On the properties of the softmax function (2017), arXiv 1704.00805, eq. (13)
 template <readable_row Probs, writable_row Jacobian>
     requires same_scalar<Probs, Jacobian> && square_extent<Jacobian, Probs>
