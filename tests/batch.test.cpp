@@ -18,6 +18,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -1146,6 +1147,18 @@ TEST_CASE("threads: a thread that is slow leaves the rest to the others", "[batc
     CHECK(done + by_slow == units);
 }
 
+TEST_CASE("threads: the end of as many units as there can be is found", "[batch][executor]")
+{
+    constexpr std::size_t units = std::numeric_limits<std::size_t>::max();
+    std::atomic<std::size_t> covered = 0, pieces = 0;
+    smx::threads{4}(units, [&](std::size_t first, std::size_t last) {
+        covered += last - first;
+        if (++pieces > 1000)
+            std::abort(); // it would never end
+    });
+    CHECK(covered == units);
+}
+
 // ---- other scalars -------------------------------------------------------------------------------------------------
 
 namespace {
@@ -1655,6 +1668,7 @@ static_assert(!std::is_default_constructible_v<smx::row_layout>);
 using function = void(std::size_t, const pieces&);
 static_assert(smx::executor<smx::sequential_executor>);
 static_assert(smx::executor<const smx::threads&>);
+static_assert(!smx::executor<void (*)(std::size_t, void (*)(std::size_t, std::size_t))>); // a body is an object
 static_assert(smx::executor<any_executor>);
 static_assert(smx::executor<function&>);
 static_assert(!smx::executor<floats&>);

@@ -1400,6 +1400,10 @@ enum class category : int {};
 
 static_assert(smx::label_type<int> && smx::label_type<unsigned char> && smx::label_type<const std::size_t>);
 static_assert(!smx::label_type<bool> && !smx::label_type<double> && !smx::label_type<category>);
+#if defined(__SIZEOF_INT128__)
+__extension__ using int128 = __int128; // integral with -std=gnu++20
+static_assert(!smx::label_type<int128>);
+#endif
 static_assert(cross_entropy_takes<const floats&, int>);
 static_assert(cross_entropy_takes<const floats&, std::size_t>);
 static_assert(cross_entropy_takes<const floats&, std::int8_t>);

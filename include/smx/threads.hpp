@@ -73,8 +73,13 @@ private:
 
         void take(failure& first)
         {
-            for (std::size_t i; (i = next.fetch_add(length, std::memory_order_relaxed)) < units;)
-                guarded(body, first, i, units - i < length ? units : i + length);
+            for (std::size_t i = next; i < units;) {
+                const std::size_t end = units - i < length ? units : i + length;
+                if (next.compare_exchange_weak(i, end, std::memory_order_relaxed)) {
+                    guarded(body, first, i, end);
+                    i = next;
+                }
+            }
         }
     };
     template <class Body>

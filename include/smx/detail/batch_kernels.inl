@@ -82,7 +82,7 @@ struct matrix_rows {
     SMX_INLINE typename V::scalar* out(std::size_t r) const { return out_ + r * stride; }
 };
 
-// Rows of one length that start anywhere, one for each lane; those behind `count` are others again.
+// Rows of one length that start anywhere, one for each lane; those behind `count` are the first again.
 template <class V>
 struct equal_segments {
     const typename V::scalar* x;
@@ -334,7 +334,7 @@ struct eight_products {
 
 // ---- matrices, and rows of different lengths ------------------------------------------------------------------------
 
-template <class V> // the next row of `size` entries, if memory may be far
+template <class V> // a row that is next in a batch of `size` entries
 SMX_INLINE void fetch_row(const typename V::scalar* x, std::size_t n, std::size_t size)
 {
     if (V::fetches_next(n, size))
@@ -402,7 +402,7 @@ void segments_softmax(const typename V::scalar* x, typename V::scalar* p, const 
 {
     if constexpr (V::lanes > 1) {
         std::size_t waiting[V::most_in_lanes + 1][V::lanes]; // where the rows of each length start
-        std::uint32_t counts[V::most_in_lanes + 1] = {}; // beside them GCC 12 would store both as one vector and wait
+        std::uint32_t counts[V::most_in_lanes + 1] = {};     // and how many
         // What waits is read and written out of order, here and there: fetched without a branch.
         const std::size_t mean = (offsets[count] - offsets[0]) / count;
         const bool fetches = mean <= V::most_in_lanes && V::fetches_short(mean, size);
@@ -431,7 +431,7 @@ void segments_softmax(const typename V::scalar* x, typename V::scalar* p, const 
             }
         }
         for (std::size_t n = 1; n <= V::most_in_lanes; ++n)
-            if (counts[n] > V::lanes * 5 / 8) {
+            if (counts[n] > V::lanes * 5 / 8) { // the first again in the lanes that are left
                 for (std::size_t k = counts[n]; k < V::lanes; ++k)
                     waiting[n][k] = waiting[n][0];
                 softmax_lanes<V>(equal_segments<V>{x, p, waiting[n], n, counts[n]}, scale, nullptr);
@@ -671,7 +671,7 @@ void strips_softmax(const typename V::scalar* x, typename V::scalar* p, std::siz
         typename V::scalar max[strip_of::vectors * V::lanes];
         for (std::size_t v = 0; v * V::lanes < width; ++v)
             V::store(max + v * V::lanes, V::every(), strip.max[v]);
-        std::size_t first_near = 0; // columns near ... j - 1 are not far
+        std::size_t first_near = 0; // columns first_near ... j - 1 are not far
         for (std::size_t j = 0; j <= width; ++j)
             if (j == width || V::any_far(V::broadcast(max + j), V::unit_scale())) {
                 if (first_near < j)
