@@ -513,13 +513,12 @@ struct rows<P, float> : term_rows<P, float> {
         std::size_t count;
 
         SMX_INLINE term_sum() : terms(), folded{0}, count(0) {}
-        explicit SMX_INLINE term_sum(const vec& start) : terms(start), folded{0}, count(0) {}
         SMX_INLINE void add(const vec& x)
         {
             terms.add(x);
             if (++count % 128 == 0) {
                 folded = total();
-                terms = typename base::dekker_sum(terms.start);
+                terms = typename base::dekker_sum();
             }
         }
         SMX_INLINE void add(const vec& a, const vec& b) { add(a + b); }

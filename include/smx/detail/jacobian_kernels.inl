@@ -121,7 +121,7 @@ template <class V>
 constexpr centred_tangent<V, tangent_row<V>> centre_at_largest(const typename V::scalar* p, const typename V::scalar* v,
                                                                std::size_t n, const typename V::vec& max)
 {
-    return centre_row<V, true>(p, n, tangent_row<V>{v, V::broadcast(v + index_of<V>(p, n, every_entry<V>{}, max))});
+    return centre_row<V, true>(p, n, tangent_row<V>{v, V::broadcast(v + index_of<V>(p, n, max))});
 }
 
 template <class V, bool rare>
@@ -1028,7 +1028,7 @@ struct others {
         : sum(sum_), without(sum_), max(mass_.max), dominated(mass_.dominated)
     {
         if (dominated) {
-            const std::size_t m = index_of<V>(p_, n_, every_entry<V>{}, max);
+            const std::size_t m = index_of<V>(p_, n_, max);
             without = V::total(sum_of<V>(x_, m), sum_of<V>(x_ + m + 1, n_ - m - 1));
         }
     }
@@ -1550,7 +1550,7 @@ constexpr void row_softmax_hvp(const typename V::scalar* probs, const typename V
                     ? doubled_rows<V, doubled_hvp>(probs, tangent, out, 1, n, n, cotangent, origin) == 1
                     : hvp_of_steps<V>(probs, cotangent, tangent, out, n, origin))
                 return;
-    const std::size_t m = index_of<V>(probs, n, every_entry<V>{}, row_max<V>(probs, n, every_entry<V>{}, V::zero()));
+    const std::size_t m = index_of<V>(probs, n, row_max<V>(probs, n, every_entry<V>{}, V::zero()));
     const curvature_row<V> curvature{centring_of<V>(cotangent, probs, n, m), centring_of<V>(tangent, probs, n, m)};
     product<V, false>(probs, out, n, centre_row<V, false>(probs, n, curvature));
 }

@@ -601,7 +601,7 @@ constexpr void row_kl_divergence(const typename V::scalar* logits_p, const typen
         return V::store_first(divergence, V::zero() - V::minus_infinity());
 
     using far_away = typename V::far_away;
-    const typename V::vec y_m = V::broadcast(logits_q + index_of<V>(logits_p, n, every_entry<V>{}, max_p));
+    const typename V::vec y_m = V::broadcast(logits_q + index_of<V>(logits_p, n, max_p));
     if (V::is_far(max_p, V::half_scale()) || V::is_far(max_q, V::unit_scale()))
         V::store_first(divergence, divergence_of<far_away>({logits_p, logits_q, max_p, max_q, y_m}, n));
     else

@@ -15,7 +15,7 @@ constexpr row_totals<typename V::scalar> totals_of(const typename V::scalar* p, 
     if (n == 0)
         return {sum, sum, 0};
     const typename V::vec max = row_max<V>(p, n, every_entry<V>{}, V::zero());
-    const std::size_t m = index_of<V>(p, n, every_entry<V>{}, max);
+    const std::size_t m = index_of<V>(p, n, max);
     if (V::outweighs(max, sum))
         return {sum, V::total(sum_of<V>(p, m), sum_of<V>(p + m + 1, n - m - 1)), m};
     return {sum, V::total_without(sum, p + m), m};

@@ -135,7 +135,6 @@ struct every_entry {
         V::store_short(p, n, v);
     }
 
-    SMX_INLINE constexpr bool has(std::size_t) const { return true; }
     template <class Inside>
     SMX_INLINE constexpr Inside of(std::size_t, Inside inside) const
     {
@@ -172,7 +171,6 @@ struct unmasked_entries {
         V::store_short(p, n, V::select(V::where_short(mask, n), v, absent));
     }
 
-    SMX_INLINE constexpr bool has(std::size_t i) const { return mask[i]; }
     template <class Inside>
     SMX_INLINE constexpr typename V::some of(std::size_t i, Inside inside) const
     {
@@ -272,16 +270,15 @@ SMX_INLINE constexpr typename V::extent extent_of(const typename V::scalar* x, s
     return pass.seen;
 }
 
-// first i that takes part and has x[i] = max
-template <class V, class Entries>
-constexpr std::size_t index_of(const typename V::scalar* x, std::size_t n, Entries entries, const typename V::vec& max)
+// first i with x[i] = max
+template <class V>
+constexpr std::size_t index_of(const typename V::scalar* x, std::size_t n, const typename V::vec& max)
 {
     std::size_t i = 0;
-    while (n - i >= V::lanes &&
-           V::count(V::equals(entries.of(i, V::every()), entries.load(x, i, V::every(), max), max)) == 0)
+    while (n - i >= V::lanes && V::count(V::equals(V::every(), V::load(x + i, V::every(), max), max)) == 0)
         i += V::lanes;
     for (; i < n; ++i)
-        if (entries.has(i) && V::broadcast_equals(x + i, max))
+        if (V::broadcast_equals(x + i, max))
             return i;
     return 0; // a NaN in the row: it reaches every result whatever is chosen here
 }
