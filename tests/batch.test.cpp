@@ -860,13 +860,13 @@ void check_segments(std::uint64_t seed)
     }
 
     // at every level, all in one call
+    const std::vector<std::size_t> starts(offsets.begin(), offsets.end());
     for (const leaf<T>& by : leaves<T>()) {
         if (by.is_public())
             continue;
         const auto f =
             named(smx::detail::at_every_level<T>([](auto rows) { return rows.softmax_segments; }), by.name());
         const std::size_t all = hard ? x.size() : 1u << 24; // what is read next is fetched where all are many
-        const std::vector<std::size_t> starts(offsets.begin(), offsets.end());
         if (count != 0)
             f(x.data(), p.data(), starts.data(), count, all, smx::detail::scale_of(T(1)));
         for (std::size_t r = 0; r < count; ++r) {

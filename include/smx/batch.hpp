@@ -9,7 +9,7 @@
 // units of work, each of about 32 KB or one row, whichever is more. An exception of the executor passes through.
 #pragma once
 
-#include <concepts>    // integral, invocable
+#include <concepts>    // invocable, same_as
 #include <cstddef>     // size_t
 #include <type_traits> // remove_cvref_t
 
@@ -149,7 +149,7 @@ struct loss_pieces {
     }
 };
 
-// softmax or log_softmax of a matrix; mask_stride: 0 where all rows have one mask
+// softmax or log_softmax of a matrix; mask_stride: 0 where there is no mask, or one for all rows
 template <class T>
 struct matrix_pieces {
     using function = void (*)(const T*, T*, std::size_t, std::size_t, std::size_t, const exp_scale<T>&, const bool*,
@@ -168,7 +168,7 @@ struct matrix_pieces {
         const std::size_t begin = first * rows_of_unit, offset = begin * stride;
         if (begin < end)
             matrix_function(in + offset, out + offset, end - begin, row_length, stride, scale,
-                            mask == nullptr ? nullptr : mask + begin * mask_stride, mask_stride);
+                            mask + begin * mask_stride, mask_stride);
     }
 };
 

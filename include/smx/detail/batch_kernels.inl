@@ -162,27 +162,38 @@ SMX_INLINE void columns_to_rows(const Rows& rows, typename V::vec* x)
         store_columns<V>(rows, rows.n - block, x);
 }
 
-// The sums of the lanes over x[0] ... x[n - 1], part <= n <= 2 part, in the tree of V::held_total of a row of n entries: of its
-// first `part` entries and its last, where those are not the same.
+// The sums of the lanes over x[0] ... x[n - 1], part <= n <= 2 part, in the tree of V::held_total or held_sum of a row of n
+// entries: of its first `part` entries and its last, where those are not the same.
 template <class V, std::size_t part, std::size_t k = 0, std::size_t step = 1>
 SMX_INLINE typename V::lane_wide lane_tree(const typename V::vec* x, std::size_t n, const typename V::vec& start)
 {
-    if constexpr (step < part)
+    constexpr std::size_t width = part < V::tree_width ? part : V::tree_width;
+    const std::size_t shared = 2 * part - n; // so many of the last are among the first
+    const typename V::vec* const last = x + (n - part);
+    if constexpr (step < width)
         return V::lane_plus(lane_tree<V, part, k, 2 * step>(x, n, start),
                             lane_tree<V, part, k + step, 2 * step>(x, n, start));
-    else
-        return V::lane_plus(V::lane_term(start, x[k]),
-                            V::lane_term(start, k + n < 2 * part ? V::zero() : x[k + n - part]));
+    else if constexpr (width == part)
+        return V::lane_plus(V::lane_term(start, x[k]), V::lane_term(start, k < shared ? V::zero() : last[k]));
+    else { // each step folded
+        const typename V::lane_wide first = V::lane_plus(V::lane_term(start, x[k]), V::lane_term(start, x[k + width]));
+        if (k + width < shared)
+            return first;
+        const typename V::lane_wide term = V::lane_term(start, last[k + width]);
+        return V::lane_plus(first, k < shared ? term : V::lane_plus(V::lane_term(start, last[k]), term));
+    }
 }
 template <class V>
 SMX_INLINE typename V::lane_wide lane_sums(const typename V::vec* x, std::size_t n, const typename V::vec& start)
 {
-    constexpr std::size_t part = V::most_in_tree / 2;
-    if (n > V::most_in_tree)
-        return V::held_lanes(start, x, n);
-    return V::lane_total(n > part       ? lane_tree<V, part>(x, n, start)
-                         : n > part / 2 ? lane_tree<V, part / 2>(x, n, start)
-                         : n > 2        ? lane_tree<V, part / 4>(x, n, start)
+    constexpr std::size_t half = V::lanes / 2;
+    if constexpr (V::most_in_lanes > 2 * V::lanes)
+        if (n > 2 * V::lanes)
+            return V::held_lanes(start, x, n);
+    return V::lane_total(n > V::lanes   ? lane_tree<V, V::lanes>(x, n, start)
+                         : n > half     ? lane_tree<V, half>(x, n, start)
+                         : n > half / 2 ? lane_tree<V, half / 2>(x, n, start)
+                         : n > 2        ? lane_tree<V, 2>(x, n, start)
                                         : lane_tree<V, 1>(x, n, start));
 }
 
@@ -349,12 +360,7 @@ SMX_INLINE void fetch_next(const typename V::scalar* in, std::size_t r, std::siz
         fetch_row<V>(in + (r + 1) * stride, n, rows * stride);
 }
 
-// null, or the mask of row r: all rows have one where stride is 0
-SMX_INLINE const bool* mask_of_row(const bool* mask, std::size_t r, std::size_t stride)
-{
-    return mask == nullptr ? nullptr : mask + r * stride;
-}
-
+// mask: null, or of row r from mask + r mask_stride on; mask_stride is 0 where there is none, or one for all rows
 template <class V>
 void matrix_softmax(const typename V::scalar* in, typename V::scalar* out, std::size_t rows, std::size_t n,
                     std::size_t stride, const exp_scale<typename V::scalar>& scale, const bool* mask,
@@ -367,7 +373,7 @@ void matrix_softmax(const typename V::scalar* in, typename V::scalar* out, std::
                 softmax_lanes<V>(matrix_rows<V>(in + r * stride, out + r * stride, n, stride), scale, mask);
     for (; r < rows; ++r) {
         fetch_next<V>(in, r, rows, n, stride);
-        row_softmax<V>(in + r * stride, out + r * stride, n, scale, mask_of_row(mask, r, mask_stride));
+        row_softmax<V>(in + r * stride, out + r * stride, n, scale, mask + r * mask_stride);
     }
 }
 
@@ -390,7 +396,7 @@ void matrix_log_softmax(const typename V::scalar* in, typename V::scalar* out, s
             }
     for (; r < rows; ++r) {
         fetch_next<V>(in, r, rows, n, stride);
-        row_log_softmax<V>(in + r * stride, out + r * stride, n, scale, mask_of_row(mask, r, mask_stride));
+        row_log_softmax<V>(in + r * stride, out + r * stride, n, scale, mask + r * mask_stride);
     }
 }
 

@@ -604,25 +604,7 @@ struct rows<P, float> : term_rows<P, float> {
     }
     static SMX_INLINE lane_wide lane_zero() { return {P::set_half(0), P::set_half(0)}; }
     static SMX_INLINE lane_wide lane_add(const lane_wide& sum, const vec& x) { return lane_plus(sum, lane_widen(x)); }
-    static constexpr std::size_t most_in_tree = P::lanes; // entries of a row in lanes, whose sums are those of one step
-    // the sum of a row of two steps, n entries x, as held_sum has it
-    template <std::size_t k = 0, std::size_t step = 1>
-    static SMX_INLINE lane_wide held_lanes(const vec& start, const vec* x, std::size_t n)
-    {
-        constexpr std::size_t half = P::lanes / 2;
-        static_assert(most_in_lanes <= 2 * P::lanes);
-        if constexpr (step < half)
-            return lane_plus(held_lanes<k, 2 * step>(start, x, n), held_lanes<k + step, 2 * step>(start, x, n));
-        else {
-            const lane_wide first = lane_plus(lane_widen(x[k]), lane_widen(x[k + half]));
-            const std::size_t own = 2 * P::lanes - n; // the lanes of the last step before it are not its own
-            if (k + half < own)
-                return first;
-            const vec* const last = x + (n - P::lanes);
-            const lane_wide term = lane_widen(last[k + half]);
-            return lane_plus(first, k < own ? term : lane_plus(lane_widen(last[k]), term));
-        }
-    }
+    static constexpr std::size_t tree_width = P::lanes / 2; // of a sum, whose lanes are folded
     static SMX_INLINE real log1p(real t) { return detail::log1p<fused>(t); }
     // The inverse of a largest term of loose_shift_of; relative error 2^-28.
     static SMX_INLINE real inverse_of_largest(bool all_small, const vec& max, const exp_scale<float>& scale)
@@ -930,8 +912,8 @@ struct rows<P, double> : term_rows<P, double> {
     {
         return eight::two_sum_of(sum.hi, x, sum.lo);
     }
-    static constexpr std::size_t most_in_tree = 2 * P::lanes; // of one step, or of two
-    // the sum of a longer row, n entries x, as held_sum has it
+    static constexpr std::size_t tree_width = P::lanes;
+    // the sum of a row of more than two steps, n entries x, as held_sum has it
     static SMX_INLINE lane_wide held_lanes(const vec& start, const vec* x, std::size_t n)
     {
         const std::size_t last = n - P::lanes, own = (n - 1) / P::lanes * P::lanes - last;
@@ -1025,12 +1007,12 @@ struct rows<P, double> : term_rows<P, double> {
     };
     static SMX_INLINE weight weight_of(wide mass, wide sum)
     {
-        const bool all_small = wide_arithmetic<double>::is_small(mass);
-        const real unit = power_of_two(all_small ? 900 : 0);
+        const bool is_small_mass = wide_arithmetic<double>::is_small(mass);
+        const real unit = power_of_two(is_small_mass ? 900 : 0);
         const real a = mass.hi * unit, hi = apart(a / sum.hi);
         const real error{__builtin_fma(-hi.value, sum.hi.value, a.value)};
         return {split({hi, (error + (mass.lo * unit - hi * sum.lo)) / sum.hi}), narrow(unit),
-                narrow(power_of_two(all_small ? -900 : 0))};
+                narrow(power_of_two(is_small_mass ? -900 : 0))};
     }
     static SMX_INLINE vec weigh(const vec& e, const weight& w, const vec& t)
     {

@@ -1040,8 +1040,8 @@ SMX_INLINE constexpr void softmax_of(const typename V::scalar* logits, typename 
     const typename V::extent extent = extent_of<V>(logits, n, entries, first);
     if constexpr (V::lanes > 1)
         if (n <= V::most_small && !V::is_far(extent.max, scale)) {
-            const bool all_small =
-                extent.is_small(scale); // else floats are faster by a table of the row, doubles are not
+            const bool all_small = extent.is_small(scale);
+            // else floats are faster by a table of the row, doubles are not
             if (all_small || !V::is_doubled)
                 return exp_and_normalise<V>(logits, probs, n, V::loose_shift_of(all_small, extent.max, scale), entries,
                                             first,
